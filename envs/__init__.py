@@ -1,0 +1,1 @@
+"""Physics: rewards, observations, simulated robots and viewers."""

@@ -1,0 +1,1 @@
+"""Discrete autoencoders of motion segments."""
