@@ -23,6 +23,6 @@ def unknown_name(kind: str, got: str, available: Iterable[str], where: str) -> U
         An error naming what was got, the nearest name, all names and the next step.
     """
     names = sorted(available)
-    near = difflib.get_close_matches(got, names, n=1)
+    near = difflib.get_close_matches(got, names, n=1, cutoff=0.5)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     return UserError(f"unknown {kind} {got!r}.{hint} Available: {', '.join(names)}. Add one in {where}")

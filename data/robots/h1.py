@@ -25,11 +25,11 @@ def _joint(name: str, lower: float, upper: float, torque: float, kp: float, kv: 
 
 def _leg(side: str) -> tuple[Joint, ...]:
     return (
-        _joint(f"hip_rotation_{side}", -0.43, 0.43, 200, 400, 5, 0.0),
-        _joint(f"hip_adduction_{side}", -0.43, 0.43, 200, 400, 5, 0.0),
-        _joint(f"hip_flexion_{side}", -1.57, 1.57, 200, 400, 5, -0.12),
-        _joint(f"knee_angle_{side}", -0.26, 2.05, 300, 400, 5, 0.4),
-        _joint(f"ankle_angle_{side}", -0.87, 0.52, 40, 160, 3, -0.28),
+        _joint(f"hip_rotation_{side}", -0.43, 0.43, 200.0, 400.0, 5.0, 0.0),
+        _joint(f"hip_adduction_{side}", -0.43, 0.43, 200.0, 400.0, 5.0, 0.0),
+        _joint(f"hip_flexion_{side}", -1.57, 1.57, 200.0, 400.0, 5.0, -0.12),
+        _joint(f"knee_angle_{side}", -0.26, 2.05, 300.0, 400.0, 5.0, 0.4),
+        _joint(f"ankle_angle_{side}", -0.87, 0.52, 40.0, 160.0, 3.0, -0.28),
     )
 
 
@@ -37,17 +37,17 @@ def _arm(side: str) -> tuple[Joint, ...]:
     roll, yaw = ((-0.34, 3.11), (-1.3, 4.45)) if side == "l" else ((-3.11, 0.34), (-4.45, 1.3))
     elbow = "left_elbow" if side == "l" else "right_elbow"
     return (
-        _joint(f"{side}_arm_shy", -2.87, 2.87, 40, 200, 2, 0.0),
-        _joint(f"{side}_arm_shx", *roll, 40, 200, 2, 0.15 if side == "l" else -0.15),
-        _joint(f"{side}_arm_shz", *yaw, 18, 200, 2, 0.0),
-        _joint(elbow, -1.25, 2.61, 18, 200, 2, 1.2),
+        _joint(f"{side}_arm_shy", -2.87, 2.87, 40.0, 200.0, 2.0, 0.0),
+        _joint(f"{side}_arm_shx", *roll, 40.0, 200.0, 2.0, 0.15 if side == "l" else -0.15),
+        _joint(f"{side}_arm_shz", *yaw, 18.0, 200.0, 2.0, 0.0),
+        _joint(elbow, -1.25, 2.61, 18.0, 200.0, 2.0, 1.2),
     )
 
 
 ROBOT = Robot(
     name="h1",
     asset="h1.xml",
-    joints=(*_leg("l"), *_leg("r"), _joint("back_bkz", -2.35, 2.35, 200, 600, 6, 0.0), *_arm("l"), *_arm("r")),
+    joints=(*_leg("l"), *_leg("r"), _joint("back_bkz", -2.35, 2.35, 200.0, 600.0, 6.0, 0.0), *_arm("l"), *_arm("r")),
     sites=(
         "pelvis_mimic",
         "left_hip_mimic",
