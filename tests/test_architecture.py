@@ -94,6 +94,8 @@ def test_only_listed_commands_and_helpers_live_in_scripts():
 def test_importing_a_room_is_quick_and_silent():
     import subprocess
 
-    code = "import sys, motionlex.scripts.main; print([m for m in ('torch','mujoco','transformers') if m in sys.modules])"
+    code = (
+        "import sys, motionlex.scripts.main; print([m for m in ('torch','mujoco','transformers') if m in sys.modules])"
+    )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]" and not result.stderr

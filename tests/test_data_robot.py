@@ -80,7 +80,9 @@ def test_inertias_joints_and_motors_equal_the_reference(pair):
     for body in range(1, reference.nbody):
         name = reference.body(body).name
         for field in ("mass", "inertia", "ipos", "iquat", "pos", "quat"):
-            np.testing.assert_allclose(getattr(ours.body(name), field), getattr(reference.body(name), field), atol=1e-12)
+            np.testing.assert_allclose(
+                getattr(ours.body(name), field), getattr(reference.body(name), field), atol=1e-12
+            )
     for joint in range(1, reference.njnt):
         name = reference.joint(joint).name
         np.testing.assert_array_equal(ours.joint(name).axis, reference.joint(joint).axis)

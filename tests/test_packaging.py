@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -15,7 +16,10 @@ ROOT = Path(__file__).resolve().parents[1]
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
     folder = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder), str(ROOT)]
+    source = folder / "source"  # a copy: building in the checkout would leave, and reuse, a stale build folder
+    kept_out = shutil.ignore_patterns(".git", ".venv", "build", "runs", "demo", "*.egg-info", "__pycache__")
+    shutil.copytree(ROOT, source, ignore=kept_out)
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder), str(source)]
     subprocess.run(command, check=True, capture_output=True, text=True)
     return next(folder.glob("motionlex-*.whl"))
 
@@ -30,7 +34,9 @@ def installed(wheel, tmp_path_factory):
 
 
 def _run(installed, *arguments):
-    code = "import sys; from motionlex.scripts import main; assert sys.argv.pop(1) in main.__file__; sys.exit(main.main())"
+    code = (
+        "import sys; from motionlex.scripts import main; assert sys.argv.pop(1) in main.__file__; sys.exit(main.main())"
+    )
     environment = {**os.environ, "PYTHONPATH": str(installed)}
     return subprocess.run(
         [sys.executable, "-c", code, str(installed), *arguments],
@@ -43,7 +49,10 @@ def _run(installed, *arguments):
 
 def test_wheel_holds_only_the_motionlex_root(wheel):
     names = zipfile.ZipFile(wheel).namelist()
-    assert {name.split("/")[0] for name in names} == {"motionlex", next(n for n in names if "dist-info" in n).split("/")[0]}
+    assert {name.split("/")[0] for name in names} == {
+        "motionlex",
+        next(n for n in names if "dist-info" in n).split("/")[0],
+    }
     assert "motionlex/data/robots/assets/h1.xml" in names
     assert not any("tests" in name for name in names)
 
