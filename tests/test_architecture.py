@@ -79,7 +79,7 @@ def test_a_wrong_shape_is_refused_at_run_time():
     import numpy as np
 
     quaternion = importlib.import_module("motionlex.data.quaternion")
-    with pytest.raises(Exception, match="(?i)type-check error|did not match|violates"):
+    with pytest.raises(Exception, match=r"(?i)type-check error|did not match|violates"):
         quaternion.conjugate(np.zeros((5, 3)))
 
 
