@@ -1,0 +1,80 @@
+"""Fixtures shared by the tests of the controllers: toy clips and a small, untrained autoencoder."""
+
+import numpy as np
+import pytest
+
+LABELS = ("stand", "wave")
+
+
+def toy_clip(name="toy", *, seconds=4.0, hz=50.0, speed=0.0, labels=(), seed=0):
+    """Arms swing while the root slides forward at ``speed`` [m/s]: not physical, but smooth and labelled."""
+    from motionlex.data.clip import MotionClip
+    from motionlex.data.robots import get_robot
+
+    robot = get_robot("h1")
+    rng = np.random.default_rng(seed)
+    time = np.arange(int(seconds * hz)) / hz
+    qpos = np.zeros((len(time), 26))
+    qpos[:, 0] = speed * time
+    qpos[:, 2] = robot.standing_height
+    qpos[:, 3] = 1.0
+    phase = rng.uniform(0, 2 * np.pi, 19)
+    frequency = rng.uniform(0.4, 1.2, 19)
+    qpos[:, 7:] = robot.default_pose + 0.15 * np.sin(2 * np.pi * frequency * time[:, None] + phase)
+    return MotionClip(name=name, qpos=qpos, hz=hz, labels=tuple(labels))
+
+
+@pytest.fixture(scope="session")
+def toy_clips():
+    """Two labelled clips, the second with a change of label in the middle."""
+    from motionlex.data.clip import LabelSpan
+
+    return (
+        toy_clip("a", labels=[LabelSpan(start=0, stop=200, label="stand")]),
+        toy_clip(
+            "b",
+            speed=0.5,
+            seed=1,
+            labels=[LabelSpan(start=0, stop=90, label="stand"), LabelSpan(start=90, stop=200, label="wave")],
+        ),
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_vae_run(tmp_path_factory, toy_clips):
+    """Run folder of an untrained DAPS autoencoder of width 16 with 8 codes, at 50 Hz."""
+    from motionlex.data.kinematics import ForwardKinematics
+    from motionlex.data.robots import get_robot
+    from motionlex.data.segments import SegmentSource
+    from motionlex.motion_vae import checkpoint
+    from motionlex.motion_vae.networks.trajectory import SegmentShape
+    from motionlex.motion_vae.registry import get_preset, override, to_plain
+
+    source = SegmentSource(toy_clips, None, kinematics=ForwardKinematics(get_robot("h1")))
+    source.fit()
+    preset = override(get_preset("daps", "small"), ("width=16", "heads=2", "layers=1", "vocabulary=8", "samples=4"))
+    config = checkpoint.RunConfig(
+        method="daps",
+        preset="small",
+        method_config=to_plain(preset.method),
+        optimisation=preset.optimisation,
+        shape=SegmentShape(frames=32, features=source.statistics.size),
+        schedule_steps=1,
+        data="toy",
+        data_root=None,
+        seed=0,
+    )
+    folder = tmp_path_factory.mktemp("runs") / "vae"
+    with checkpoint.NewRunFolder(folder) as partial:
+        checkpoint.save_config(partial, config)
+        checkpoint.save_weights(partial, config.build(), source.statistics)
+        checkpoint.write_json(partial / checkpoint.META_FILE, {**checkpoint.provenance(), "steps": 0})
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_autoencoder(tiny_vae_run):
+    """The autoencoder of ``tiny_vae_run``."""
+    from motionlex.motion_vae.checkpoint import load_run
+
+    return load_run(tiny_vae_run)
