@@ -1,0 +1,158 @@
+"""Planner: text and path -> codes -> frames, without physics.
+
+The plan lives in a horizontal frame of its own, the plan frame. It begins where the robot starts; ``stack.py`` moves
+the whole plan rigidly when the robot cannot keep up, so that the history of the planner never jumps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from motionlex.controllers.conditions import WINDOW, Conditions, path_features, to_local
+from motionlex.controllers.latent_data import REPLAN_FRAMES
+from motionlex.controllers.latent_policy import LatentPolicy, SamplingConfig
+from motionlex.data import quaternion
+from motionlex.data.features import compute_features, features_to_state, rotate_features, to_heading
+from motionlex.data.kinematics import ForwardKinematics
+from motionlex.motion_vae.checkpoint import TrainedAutoencoder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Segment:
+    """One decoded segment, in the plan frame."""
+
+    codes: Int[np.ndarray, " token"]
+    """The codes that were chosen."""
+    qpos: Float[np.ndarray, "frame coordinate"]
+    """Planned positions; frame 0 is the present."""
+    qvel: Float[np.ndarray, "frame velocity"]
+    """Planned velocities."""
+    start_xy: Float[np.ndarray, " 2"]
+    """Where the segment was placed [m]."""
+    start_yaw: float
+    """Heading it was placed with [rad]."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DesiredPath:
+    """The coming centre-of-mass path of the next ``WINDOW`` frames, in the plan frame."""
+
+    xy: Float[np.ndarray, "frame 2"]
+    """Positions [m]."""
+    yaw: Float[np.ndarray, " frame"] | None
+    """Headings [rad], None when free."""
+
+
+class Planner:
+    """Chains segments: each is chosen from the frames that were planned before it."""
+
+    def __init__(
+        self,
+        autoencoder: TrainedAutoencoder,
+        policy: LatentPolicy,
+        kinematics: ForwardKinematics,
+        *,
+        hz: float,
+        sampling: SamplingConfig,
+        generator: torch.Generator,
+        blend_frames: int = 4,
+    ) -> None:
+        """Join the trained parts.
+
+        Args:
+            autoencoder: Decodes codes.
+            policy: Chooses codes.
+            kinematics: Forward kinematics of the robot.
+            hz: Rate of the plan [Hz].
+            sampling: How codes are drawn.
+            generator: Source of the draws.
+            blend_frames: Frames over which a new segment fades in over the one it replaces.
+        """
+        self._autoencoder, self._policy, self._kinematics = autoencoder, policy, kinematics
+        self._hz, self._sampling, self._generator, self._blend = hz, sampling, generator, blend_frames
+        self._features = np.zeros((WINDOW, 127))
+        self._com = np.zeros((WINDOW, 2))
+        self._xy, self._yaw = np.zeros(2), 0.0
+        self._tail: Segment | None = None
+
+    @property
+    def com(self) -> Float[np.ndarray, " 2"]:
+        """Planned centre of mass at the latest frame [m], plan frame."""
+        return self._com[-1]
+
+    def reset(self, qpos: Float[np.ndarray, " coordinate"]) -> None:
+        """Start from a pose at rest, as if it had been held for the whole history."""
+        features = compute_features(qpos[None], np.zeros((1, 25)), self._kinematics)
+        self._features = np.repeat(features, WINDOW, axis=0)
+        self._com = np.repeat(self._kinematics(qpos[None]).com[:, :2], WINDOW, axis=0)
+        self._xy, self._yaw = qpos[:2].copy(), float(quaternion.yaw(qpos[None, 3:7])[0])
+        self._tail = None
+
+    def conditions(self, text: Float[Tensor, " width"], path: DesiredPath | None) -> Conditions:
+        """Describe the present to the latent policy, in its heading frame."""
+        local, _ = to_heading(self._features[None], reference_frame=WINDOW - 1)
+        yaw = np.array([self._yaw])
+        if path is None:
+            path_rows = np.zeros((1, WINDOW, 4))
+        else:
+            path_yaw = np.zeros(WINDOW) if path.yaw is None else path.yaw
+            has_yaw = np.array([path.yaw is not None])
+            path_rows = path_features(path.xy[None], path_yaw[None], has_yaw, self._com[-1:], yaw)
+        return Conditions(
+            history=torch.from_numpy(self._autoencoder.statistics.standardise(local)).float(),
+            text=text[None],
+            com_past=torch.from_numpy(to_local(self._com[None], self._com[-1:], yaw)).float(),
+            path=torch.from_numpy(path_rows).float(),
+            has_text=torch.ones(1, dtype=torch.bool),
+            has_path=torch.full((1,), path is not None),
+        )
+
+    def replan(self, text: Float[Tensor, " width"], path: DesiredPath | None = None) -> Segment:
+        """Choose and decode the next segment, and assume that its first half will be executed.
+
+        Args:
+            text: Sentence embedding of the command.
+            path: Desired centre of mass, or None.
+
+        Returns:
+            The segment, placed at the latest planned frame.
+        """
+        codes, _ = self._policy.sample(self.conditions(text, path), self._generator, self._sampling)
+        decoded = np.asarray(self._autoencoder.decode_features(codes), dtype=np.float64)
+        qpos, qvel = features_to_state(
+            decoded, hz=self._hz, start_xy=self._xy[None], start_yaw=np.array([self._yaw])
+        )
+        segment = Segment(
+            codes=codes[0].numpy(), qpos=qpos[0], qvel=qvel[0], start_xy=self._xy, start_yaw=self._yaw
+        )
+        self._advance(rotate_features(decoded, np.array([self._yaw]))[0], segment)
+        blended = _fade_in(self._tail, segment, self._blend)
+        self._tail = segment
+        return blended
+
+    def _advance(self, features: Float[np.ndarray, "frame feature"], segment: Segment) -> None:
+        """Append the first half of a segment to the history; its frame 0 replaces the latest frame."""
+        taken = REPLAN_FRAMES + 1
+        com = self._kinematics(segment.qpos[:taken]).com[:, :2]
+        self._features = np.concatenate([self._features[:-1], features[:taken]])[-WINDOW:]
+        self._com = np.concatenate([self._com[:-1], com])[-WINDOW:]
+        self._xy = segment.qpos[REPLAN_FRAMES, :2].copy()
+        self._yaw = float(quaternion.yaw(segment.qpos[REPLAN_FRAMES : REPLAN_FRAMES + 1, 3:7])[0])
+
+
+def _fade_in(old: Segment | None, new: Segment, frames: int) -> Segment:
+    """Blend the first frames of a segment with what the previous one had planned for them."""
+    if old is None or frames == 0:
+        return new
+    weight = (np.arange(1, frames + 1) / (frames + 1))[:, None]
+    qpos, qvel = new.qpos.copy(), new.qvel.copy()
+    before = slice(REPLAN_FRAMES, REPLAN_FRAMES + frames)
+    qpos[:frames] += (1 - weight) * (old.qpos[before] - new.qpos[:frames])
+    qpos[:frames, 3:7] = quaternion.slerp(old.qpos[before, 3:7], new.qpos[:frames, 3:7], weight[:, 0])
+    qvel[:frames] += (1 - weight) * (old.qvel[before] - new.qvel[:frames])
+    return Segment(codes=new.codes, qpos=qpos, qvel=qvel, start_xy=new.start_xy, start_yaw=new.start_yaw)
