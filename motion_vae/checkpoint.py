@@ -1,0 +1,258 @@
+"""Run folders: weights with the feature statistics inside, configuration, provenance and training state.
+
+``runs/<name>/`` holds config.json (resolved), meta.json, weights.safetensors and training_state.pt. Every file is
+written beside its target and renamed, and a new folder appears under its name only when it is complete.
+"""
+
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from motionlex.data.errors import UserError
+from motionlex.data.features import FeatureStatistics
+from motionlex.data.storage import write_bytes, write_json
+from motionlex.motion_vae.contract import DiscreteAutoencoder, OptimisationConfig
+from motionlex.motion_vae.networks.trajectory import SegmentShape
+from motionlex.motion_vae.registry import PlainValue, build_model, from_plain, get_method, to_plain
+
+CONFIG_FILE, META_FILE, WEIGHTS_FILE, STATE_FILE = (
+    "config.json",
+    "meta.json",
+    "weights.safetensors",
+    "training_state.pt",
+)
+_STATISTICS = "statistics."
+_MODEL = "model."
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Everything that was decided when a run was created; saved as config.json."""
+
+    method: str
+    """Name in the registry."""
+    preset: str
+    """Recipe it started from."""
+    method_config: Mapping[str, PlainValue]
+    """Resolved fields of the method's configuration."""
+    optimisation: OptimisationConfig
+    """How it is trained; ``steps`` is the total last asked for."""
+    shape: SegmentShape
+    """Frames and features of a segment."""
+    schedule_steps: int
+    """Annealing horizon, fixed for the life of the run."""
+    data: str
+    """Name of the data set."""
+    data_root: str | None
+    """Folder of the data set, None for its environment variable."""
+    seed: int
+    """Seed of the initial weights, the batches and the samples."""
+
+    def build(self) -> DiscreteAutoencoder:
+        """Build the untrained model."""
+        config = from_plain(get_method(self.method).config_class, self.method_config)
+        return build_model(self.method, config, self.shape, seed=self.seed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedAutoencoder:
+    """A model with everything that is needed to use it on motion."""
+
+    model: DiscreteAutoencoder
+    """In evaluation mode, without gradients."""
+    statistics: FeatureStatistics
+    """Of the training split."""
+    config: RunConfig
+    """How it was made."""
+    meta: Mapping[str, PlainValue]
+    """Provenance: commit, versions, data hash, steps."""
+
+    @torch.no_grad()
+    def encode_features(
+        self, features: Float[Tensor, "batch frame feature"], generator: torch.Generator
+    ) -> Int[Tensor, "batch token"]:
+        """Draw the codes of standardised segments, e.g. (batch, 32, 121) -> (batch, 64)."""
+        return self.model.encode(features, generator).indices
+
+    @torch.no_grad()
+    def decode_features(self, indices: Int[Tensor, "batch token"]) -> Float[np.ndarray, "batch frame feature"]:
+        """Decode codes to features in their own units and the full schema: (batch, 64) -> (batch, 32, 127)."""
+        mean = self.model.decode(indices).mean
+        return np.asarray(self.statistics.destandardise(mean.cpu().double().numpy()))
+
+
+def load_run(path: str | Path, device: str | torch.device = "cpu") -> TrainedAutoencoder:
+    """Load the weights of a run for use.
+
+    Args:
+        path: The run folder.
+        device: Where to put the model.
+
+    Raises:
+        UserError: If the folder is not a run, or its files are damaged or from another version.
+    """
+    folder = Path(path)
+    config = load_config(folder)
+    tensors = _read_weights(folder / WEIGHTS_FILE)
+    statistics = FeatureStatistics.from_dict(
+        {name.removeprefix(_STATISTICS): t.numpy() for name, t in tensors.items() if name.startswith(_STATISTICS)}
+    )
+    model = config.build()
+    state = {name.removeprefix(_MODEL): value for name, value in tensors.items() if name.startswith(_MODEL)}
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise UserError(f"weights in {folder} do not fit {CONFIG_FILE}: {error}") from error
+    model = model.to(device).eval().requires_grad_(False)
+    return TrainedAutoencoder(model=model, statistics=statistics, config=config, meta=read_json(folder / META_FILE))
+
+
+def load_config(folder: Path) -> RunConfig:
+    """Read config.json of a run.
+
+    Raises:
+        UserError: If the folder is not a run.
+    """
+    if not (folder / CONFIG_FILE).is_file():
+        raise UserError(f"{folder} is not a run of train_motion_vae: it has no {CONFIG_FILE}")
+    return from_plain(RunConfig, read_json(folder / CONFIG_FILE))
+
+
+def load_state(folder: Path) -> dict[str, object]:
+    """Read the training state of a run.
+
+    Raises:
+        UserError: If it is missing or damaged.
+    """
+    try:
+        return torch.load(folder / STATE_FILE, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"{folder} cannot be resumed: it has no {STATE_FILE}") from None
+    except (RuntimeError, EOFError, ValueError) as error:
+        raise UserError(f"{folder / STATE_FILE} is damaged: {error}") from error
+
+
+def save_weights(folder: Path, model: DiscreteAutoencoder, statistics: FeatureStatistics) -> None:
+    """Write weights.safetensors: tensors ``model.*`` and ``statistics.*``."""
+    tensors = {_MODEL + name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    tensors |= {_STATISTICS + name: torch.from_numpy(np.array(a)) for name, a in statistics.to_dict().items()}
+    write_bytes(folder / WEIGHTS_FILE, safetensors.torch.save(tensors, metadata={"format": "motionlex-vae-1"}))
+
+
+def save_state(folder: Path, state: Mapping[str, object]) -> None:
+    """Write the training state."""
+    buffer = io.BytesIO()
+    torch.save(dict(state), buffer)
+    write_bytes(folder / STATE_FILE, buffer.getvalue())
+
+
+def save_config(folder: Path, config: RunConfig) -> None:
+    """Write config.json."""
+    write_json(folder / CONFIG_FILE, to_plain(config))
+
+
+def read_json(path: Path) -> dict[str, PlainValue]:
+    """Read one JSON object.
+
+    Raises:
+        UserError: If the file is missing or damaged.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing") from None
+    except ValueError as error:
+        raise UserError(f"{path} is damaged: {error}") from error
+
+
+class NewRunFolder:
+    """Context in which a new run is written under a temporary name; renamed on success, removed on failure."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+        self.partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+
+    def __enter__(self) -> Path:
+        """Make the temporary folder.
+
+        Raises:
+            UserError: If the run exists already.
+        """
+        check_new(self.target)
+        self.partial.mkdir(parents=True)
+        return self.partial
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        """Rename or remove it."""
+        try:
+            if kind is None:
+                self.partial.rename(self.target)
+        finally:
+            shutil.rmtree(self.partial, ignore_errors=True)
+
+
+def check_new(folder: Path) -> None:
+    """Refuse a run folder that exists.
+
+    Raises:
+        UserError: If it does.
+    """
+    if folder.exists():
+        raise UserError(
+            f"run folder {folder} already exists: continue it with --resume {folder}, or give another --out"
+        )
+
+
+def provenance() -> dict[str, PlainValue]:
+    """Commit of the source (None outside a repository), command and versions."""
+    return {
+        "commit": _commit(),
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "versions": {"python": sys.version.split()[0]}
+        | {name: _version(name) for name in ("motionlex", "torch", "numpy", "mujoco", "safetensors")},
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    try:
+        found = subprocess.run(
+            ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip() or None
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise UserError(f"{path} is missing")
+    try:
+        return safetensors.torch.load_file(path)
+    except safetensors.SafetensorError as error:
+        raise UserError(f"{path} is damaged: {error}") from error

@@ -1,0 +1,109 @@
+"""Gradient estimators for discrete latents: pure functions, no state."""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+def policy_search_weights(
+    returns: Float[Tensor, "batch sample"],
+    log_q: Float[Tensor, "batch sample"],
+    *,
+    eta: float | Float[Tensor, ""],
+    beta: float | Float[Tensor, ""],
+) -> Float[Tensor, "batch sample"]:
+    r"""Weight samples of the encoder by the non-parametric optimum of the trust-region problem.
+
+    .. math:: w_k = \mathrm{softmax}_k \frac{R_k - \beta \log q_k}{\eta + \beta}
+
+    which is q*(z_k|x) / q(z_k|x), self-normalised: log q* = (A + eta log q) / (eta + beta), and whatever baseline A
+    subtracts from R cancels in the normalisation. The row maximum of the returns is subtracted before the division,
+    because float32 returns of 1e5 leave only two digits for their differences.
+
+    Args:
+        returns: R_k = log p(x|z_k) [nat], one row per x.
+        log_q: log q(z_k|x) [nat], same shape.
+        eta: Trust-region temperature, >= 0; the weights are differentiable in it.
+        beta: Entropy temperature, >= 0; eta + beta must be positive.
+
+    Returns:
+        Weights whose rows sum to one, in the precision of ``returns`` (at least float32).
+
+    Raises:
+        ValueError: If eta or beta is a negative float, or both are zero.
+    Source: DAPS, equation 5 and algorithm 1.
+    """
+    for name, value in (("eta", eta), ("beta", beta)):
+        if isinstance(value, (int, float)) and not value >= 0.0:
+            raise ValueError(f"{name} must be >= 0, got {value}")
+    if isinstance(eta, (int, float)) and isinstance(beta, (int, float)) and eta + beta == 0.0:
+        raise ValueError("eta + beta must be positive, got 0")
+    precision = torch.promote_types(torch.promote_types(returns.dtype, log_q.dtype), torch.float32)
+    returns, log_q = returns.to(precision), log_q.to(precision)
+    advantage = returns - returns.detach().amax(dim=-1, keepdim=True)
+    exponent = advantage - beta * (log_q - log_q.detach().amax(dim=-1, keepdim=True))
+    return torch.softmax(exponent / (eta + beta), dim=-1)
+
+
+def effective_sample_size(weights: Float[Tensor, "batch sample"]) -> Float[Tensor, " batch"]:
+    r"""Count how many samples carry the weight of each row.
+
+    .. math:: \mathrm{ESS} = \frac{(\sum_k w_k)^2}{\sum_k w_k^2}
+
+    Args:
+        weights: Non-negative importance weights, one row per x.
+
+    Returns:
+        Between 1 (one sample has it all) and the number of samples (all equal).
+    Source: DAPS, equation 8 before its batch mean.
+    """
+    return weights.sum(dim=-1).square() / weights.square().sum(dim=-1)
+
+
+def straight_through(
+    continuous: Float[Tensor, "*shape feature"], quantised: Float[Tensor, "*shape feature"]
+) -> Float[Tensor, "*shape feature"]:
+    """Return ``quantised`` in the forward pass and hand its gradient to ``continuous`` unchanged.
+
+    Args:
+        continuous: Output of the encoder.
+        quantised: Its nearest code.
+
+    Returns:
+        The values of ``quantised``.
+    Source: van den Oord et al. 2017, section 3.2.
+    """
+    return continuous + (quantised - continuous).detach()
+
+
+def nearest_code(
+    vectors: Float[Tensor, "batch token feature"], codebook: Float[Tensor, "code feature"]
+) -> Int[Tensor, "batch token"]:
+    """Find the code with the smallest Euclidean distance to each vector.
+
+    Args:
+        vectors: Output of the encoder.
+        codebook: One row per code.
+
+    Returns:
+        Indices (batch, token), int64.
+    """
+    scores = vectors @ codebook.T - 0.5 * codebook.square().sum(dim=-1)
+    return scores.argmax(dim=-1)
+
+
+def exponential_schedule(start: float, end: float, fraction: float) -> float:
+    r"""Anneal a positive quantity by a constant factor per step.
+
+    .. math:: \beta_t = \beta_0 (\beta_{end} / \beta_0)^{t/T}
+
+    Args:
+        start: Value at fraction 0, > 0.
+        end: Value at fraction 1 and beyond, > 0.
+        fraction: t/T; values outside [0, 1] are clamped.
+
+    Returns:
+        The annealed value.
+    Source: DAPS, code of the authors (the paper does not give the schedule).
+    """
+    return start * (end / start) ** min(max(fraction, 0.0), 1.0)

@@ -1,0 +1,92 @@
+"""Likelihoods, divergences and codebook losses: pure functions."""
+
+import math
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+def gaussian_log_likelihood(
+    x: Float[Tensor, "*#shape frame feature"], mean: Float[Tensor, "*#shape frame feature"], *, variance: float
+) -> Float[Tensor, "*shape"]:
+    r"""Score data under an isotropic Gaussian, summed over frames and features in float32 (or float64).
+
+    .. math:: \log p = -\frac{1}{2} \sum_i \Bigl[\frac{(x_i - \mu_i)^2}{\sigma^2} + \ln 2\pi\sigma^2\Bigr]
+
+    Args:
+        x: Standardised features.
+        mean: Mean of the Gaussian, broadcast against ``x``.
+        variance: sigma^2, > 0.
+
+    Returns:
+        Log-likelihood [nat].
+    """
+    error = (mean - x).to(torch.promote_types(mean.dtype, torch.float32)).square().sum(dim=(-2, -1))
+    constant = mean.shape[-2] * mean.shape[-1] * math.log(2.0 * math.pi * variance)
+    return -0.5 * (error / variance + constant)
+
+
+def categorical_kl_to_uniform(logits: Float[Tensor, "*shape token code"]) -> Float[Tensor, "*shape"]:
+    r"""Divergence of a chain of categoricals from the uniform prior, along the path that gave the logits.
+
+    .. math:: \sum_t \bigl[\ln V - H(q_t)\bigr]
+
+    Args:
+        logits: Unnormalised log-probabilities of every conditional.
+
+    Returns:
+        KL [nat], at least 0 and at most token * ln V.
+    """
+    log_q = torch.log_softmax(logits.to(torch.promote_types(logits.dtype, torch.float32)), dim=-1)
+    entropy = -(log_q.exp() * log_q).sum(dim=-1)
+    return (math.log(logits.shape[-1]) - entropy).sum(dim=-1)
+
+
+def gathered_log_prob(
+    logits: Float[Tensor, "*shape token code"], indices: Int[Tensor, "*shape token"]
+) -> Float[Tensor, "*shape"]:
+    """Log-probability of a sequence of codes under its conditionals, in float32 (or float64).
+
+    Args:
+        logits: Unnormalised log-probabilities of every conditional.
+        indices: The codes.
+
+    Returns:
+        Sum over tokens [nat].
+    """
+    chosen = logits.gather(-1, indices.unsqueeze(-1)).squeeze(-1)
+    precision = torch.promote_types(logits.dtype, torch.float32)
+    return (chosen.to(precision) - torch.logsumexp(logits.to(precision), dim=-1)).sum(dim=-1)
+
+
+def commitment_loss(
+    continuous: Float[Tensor, "batch token feature"], quantised: Float[Tensor, "batch token feature"]
+) -> Float[Tensor, ""]:
+    """Mean squared distance that pulls the encoder towards its (fixed) codes.
+
+    Args:
+        continuous: Output of the encoder; receives the gradient.
+        quantised: Its nearest codes; receives none.
+
+    Returns:
+        Mean over all elements.
+    Source: van den Oord et al. 2017, third term of equation 3 (mean instead of sum).
+    """
+    return (continuous - quantised.detach()).square().mean()
+
+
+def codebook_loss(
+    continuous: Float[Tensor, "batch token feature"], quantised: Float[Tensor, "batch token feature"]
+) -> Float[Tensor, ""]:
+    """Mean squared distance that pulls the codes towards the (fixed) encoder.
+
+    Args:
+        continuous: Output of the encoder; receives no gradient.
+        quantised: Its nearest codes; receive the gradient.
+
+    Returns:
+        Mean over all elements.
+    Source: van den Oord et al. 2017, second term of equation 3 (mean instead of sum).
+    """
+    return (continuous.detach() - quantised).square().mean()

@@ -1,0 +1,1 @@
+"""One file per method: its configuration, its objective and METHODS."""

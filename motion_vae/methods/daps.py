@@ -1,0 +1,238 @@
+"""DAPS: discrete autoencoding via policy search, with an autoregressive encoder.
+
+Per segment, K code sequences are sampled without gradient, weighted by the closed-form optimum of a trust-region
+problem, and the encoder is trained on them by weighted maximum likelihood; the decoder maximises its likelihood on the
+same samples. The two gradients never meet.
+"""
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.distributions import Independent
+
+from motionlex.motion_vae.contract import (
+    Codes,
+    DiscreteAutoencoder,
+    LossTerms,
+    Method,
+    OptimisationConfig,
+    ParameterGroup,
+    Preset,
+    fixed_variance_normal,
+)
+from motionlex.motion_vae.estimators import effective_sample_size, exponential_schedule, policy_search_weights
+from motionlex.motion_vae.losses import categorical_kl_to_uniform, gaussian_log_likelihood
+from motionlex.motion_vae.networks.autoregressive import AutoregressiveDecoder
+from motionlex.motion_vae.networks.trajectory import (
+    SegmentShape,
+    TrajectoryConfig,
+    TrajectoryDecoder,
+    TrajectoryEncoder,
+)
+from motionlex.motion_vae.networks.transformer import TransformerConfig
+
+LOG_ETA_RANGE = (math.log(1e-6), math.log(1e6))
+"""Bounds of log eta: with more samples than the target wants even at eta = 0 it would drift to minus infinity."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DAPSConfig:
+    """Discrete autoencoding via policy search."""
+
+    networks: TrajectoryConfig = field(default_factory=TrajectoryConfig)
+    """Vocabulary and transformers."""
+    samples: int = 16
+    """K: code sequences per segment."""
+    ess_target: float = 0.33
+    """rho: wanted effective sample size as a share of K, in (1/K, 1)."""
+    beta_start: float = 2.0
+    """Weight of the KL at the first step."""
+    beta_end: float = 0.01
+    """Weight of the KL at the end of the schedule, and in the reported beta-ELBO."""
+    variance: float = 0.25
+    """Fixed variance of the Gaussian likelihood, standardised units squared."""
+    eta_start: float = 100.0
+    """Trust-region temperature at the first step."""
+    eta_learning_rate: float = 1e-3
+    """AdamW learning rate of log eta."""
+    aligned_memory: bool = False
+    """Add the encoder's token t to the decoder's input at token t, besides cross-attention (not in the paper)."""
+    logit_gain: float = 1.0
+    """Factor on the initial weights of the output layer of q: codes that depend on x from the first step."""
+    centred_weights: bool = False
+    """Weight log q by w_k - 1/K: the same expectation, since E[grad log q] = 0, with less variance."""
+
+    def __post_init__(self) -> None:
+        if self.samples < 2:
+            raise ValueError(f"samples must be at least 2, got {self.samples}")
+        if not 1.0 / self.samples < self.ess_target < 1.0:
+            raise ValueError(
+                f"ess_target must be between 1/samples = {1 / self.samples:.3g} and 1, got {self.ess_target}"
+            )
+        for name in ("beta_start", "beta_end", "variance", "eta_start", "eta_learning_rate"):
+            if not getattr(self, name) > 0.0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+
+
+class Recognition(nn.Module):
+    """q(z|x): a trajectory encoder and an autoregressive decoder that attends to it."""
+
+    def __init__(self, config: TrajectoryConfig, shape: SegmentShape, *, aligned: bool) -> None:
+        super().__init__()
+        self.encoder = TrajectoryEncoder(shape, config.transformer)
+        self.decoder = AutoregressiveDecoder(
+            config.transformer, vocabulary=config.vocabulary, tokens=shape.tokens, aligned=aligned
+        )
+
+
+class Generative(nn.Module):
+    """p(x|z): a codebook and a trajectory decoder."""
+
+    def __init__(self, config: TrajectoryConfig, shape: SegmentShape) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(config.vocabulary, config.transformer.width)
+        self.decoder = TrajectoryDecoder(shape, config.transformer)
+
+    def forward(self, indices: Int[Tensor, "batch token"]) -> Float[Tensor, "batch frame feature"]:
+        """Decode codes to the mean of the standardised segment."""
+        return self.decoder(self.embedding(indices))
+
+
+class DAPS(DiscreteAutoencoder):
+    """Discrete autoencoding via policy search (autoregressive)."""
+
+    def __init__(self, config: DAPSConfig, shape: SegmentShape) -> None:
+        super().__init__()
+        self.config, self.shape = config, shape
+        self.vocabulary, self.tokens = config.networks.vocabulary, shape.tokens
+        self.recognition = Recognition(config.networks, shape, aligned=config.aligned_memory)
+        with torch.no_grad():
+            self.recognition.decoder.output.weight.mul_(config.logit_gain)
+        self.generative = Generative(config.networks, shape)
+        self.log_eta = nn.Parameter(torch.tensor(math.log(config.eta_start)))
+
+    def encode(self, x: Float[Tensor, "batch frame feature"], generator: torch.Generator) -> Codes:
+        """Draw one code sequence per segment from q(z|x)."""
+        indices, log_prob = self.recognition.decoder.sample(self.recognition.encoder(x), 1, generator)
+        return Codes(indices=indices[:, 0], log_prob=log_prob[:, 0], embeddings=self.embed(indices[:, 0]))
+
+    def decode(self, indices: Int[Tensor, "batch token"]) -> Independent:
+        """p(x|z), a Gaussian of fixed variance."""
+        return fixed_variance_normal(self.generative(indices), self.config.variance)
+
+    def embed(self, indices: Int[Tensor, "batch token"]) -> Float[Tensor, "batch token feature"]:
+        """Look codes up in the embedding of the generative network."""
+        return self.generative.embedding(indices)
+
+    @property
+    def codebook(self) -> Float[Tensor, "code feature"]:
+        """Embedding of the generative network."""
+        return self.generative.embedding.weight
+
+    @property
+    def final_beta(self) -> float | None:
+        """Weight of the KL at the end of the schedule."""
+        return self.config.beta_end
+
+    def kl_to_prior(
+        self, x: Float[Tensor, "batch frame feature"], indices: Int[Tensor, "batch token"]
+    ) -> Float[Tensor, " batch"]:
+        """KL [nat] to the uniform prior from the conditionals along one path."""
+        logits = self.recognition.decoder.logits(indices.unsqueeze(1), self.recognition.encoder(x))
+        return categorical_kl_to_uniform(logits).squeeze(1)
+
+    def loss(
+        self, x: Float[Tensor, "batch frame feature"], generator: torch.Generator, *, progress: float
+    ) -> LossTerms:
+        """Evaluate the three objectives of algorithm 1; their gradients are disjoint by construction.
+
+        Args:
+            x: Standardised segments.
+            generator: Source of the samples.
+            progress: step / schedule_steps; sets beta.
+
+        Returns:
+            Encoder loss (6), decoder loss (7) and temperature loss, with diagnostics.
+        Source: DAPS, algorithm 1.
+        """
+        beta = exponential_schedule(self.config.beta_start, self.config.beta_end, progress)
+        memory = self.recognition.encoder(x)
+        indices, _ = self.recognition.decoder.sample(memory.detach(), self.config.samples, generator)
+        log_p = gaussian_log_likelihood(
+            x.unsqueeze(1),
+            self.generative(indices.flatten(0, 1)).unflatten(0, indices.shape[:2]),
+            variance=self.config.variance,
+        )
+        log_q = self.recognition.decoder.log_prob(indices, memory)
+        eta = self.log_eta.exp()
+        weights = policy_search_weights(log_p.detach(), log_q.detach(), eta=eta, beta=beta)
+        ess = effective_sample_size(weights).mean()
+        centre = 1.0 / self.config.samples if self.config.centred_weights else 0.0
+        encoder = -((weights.detach() - centre) * log_q).sum(dim=1).mean()
+        decoder = -log_p.mean()
+        temperature = (ess - self.config.ess_target * self.config.samples).square()
+        with torch.no_grad():
+            error = -2.0 * self.config.variance * (log_p + self._constant()) / (x.shape[1] * x.shape[2])
+            metrics = {
+                "effective_sample_size": ess.detach(),
+                "eta": eta.detach(),
+                "beta": torch.tensor(beta),
+                "log_q_nats": log_q.mean(),
+                "log_p_nats": log_p.mean(),
+                "log_p_spread_nats": log_p.std(dim=1).mean(),
+                "mean_squared_error": error.mean(),
+            }
+        terms = {"encoder": encoder.detach(), "decoder": decoder.detach(), "temperature": temperature.detach()}
+        return LossTerms(total=encoder + decoder + temperature, terms=terms, metrics=metrics)
+
+    def parameter_groups(self) -> tuple[ParameterGroup, ...]:
+        """Networks under the common optimiser; log eta under its own, without decay and clipping."""
+        networks = [*self.recognition.parameters(), *self.generative.parameters()]
+        temperature = ParameterGroup(
+            name="temperature",
+            parameters=(self.log_eta,),
+            learning_rate=self.config.eta_learning_rate,
+            weight_decay=0.0,
+            adaptive_clipping=False,
+        )
+        return ParameterGroup(name="networks", parameters=networks), temperature
+
+    def after_update(self) -> None:
+        """Clamp log eta."""
+        with torch.no_grad():
+            self.log_eta.clamp_(*LOG_ETA_RANGE)
+
+    def _constant(self) -> float:
+        """Half the log-normaliser of the likelihood [nat]."""
+        return 0.5 * self.shape.frames * self.shape.features * math.log(2.0 * math.pi * self.config.variance)
+
+
+def paper() -> Preset[DAPSConfig]:
+    """LAFAN column of the paper: 64 tokens of 1024 codes, 100 Hz."""
+    return Preset(method=DAPSConfig(), optimisation=OptimisationConfig())
+
+
+def small() -> Preset[DAPSConfig]:
+    """Sized for two CPU cores: at most one second per step."""
+    transformer = TransformerConfig(width=64, heads=4, layers=2, mlp_ratio=4)
+    method = DAPSConfig(
+        networks=TrajectoryConfig(vocabulary=256, transformer=transformer),
+        samples=8,
+        eta_start=10.0,
+        eta_learning_rate=2e-2,
+    )
+    return Preset(method=method, optimisation=OptimisationConfig(batch=32, steps=3000, hz=50.0, learning_rate=1e-3))
+
+
+METHODS = (
+    Method(
+        name="daps",
+        summary="policy search on an autoregressive encoder",
+        config_class=DAPSConfig,
+        build=DAPS,
+        presets={"paper": paper, "small": small},
+    ),
+)

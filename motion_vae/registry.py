@@ -1,0 +1,123 @@
+"""Finding methods and presets by name; building models and configurations from plain data."""
+
+import dataclasses
+import typing
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from motionlex.data.errors import UserError, unknown_name
+from motionlex.data.registry import sibling_members
+from motionlex.motion_vae.contract import DiscreteAutoencoder, Method, Preset
+from motionlex.motion_vae.networks.trajectory import SegmentShape
+
+PlainValue = str | int | float | bool | None | Sequence["PlainValue"] | Mapping[str, "PlainValue"]
+
+
+def available_methods() -> tuple[str, ...]:
+    """Names of all methods, sorted."""
+    return tuple(sorted(method.name for method in _methods()))
+
+
+def get_method(name: str) -> Method:
+    """Look a method up.
+
+    Raises:
+        UserError: If there is none of that name; the message lists what exists.
+    """
+    for method in _methods():
+        if method.name == name:
+            return method
+    raise unknown_name("method", name, available_methods(), "motion_vae/methods/")
+
+
+def get_preset(method: str, name: str) -> Preset:
+    """Look up the recipe of a method.
+
+    Raises:
+        UserError: If the method or the preset does not exist.
+    """
+    presets = get_method(method).presets
+    if name not in presets:
+        raise unknown_name("preset", name, presets, "the method's file in motion_vae/methods/")
+    return presets[name]()
+
+
+def build_model(method: str, config: object, shape: SegmentShape, *, seed: int) -> DiscreteAutoencoder:
+    """Build an untrained model whose initial weights depend on ``seed`` alone; torch's global state is restored."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return get_method(method).build(config, shape)
+
+
+def to_plain(config: object) -> dict[str, PlainValue]:
+    """Turn a (nested) frozen dataclass into what JSON can hold."""
+    return dataclasses.asdict(config)  # type: ignore[call-overload]
+
+
+def from_plain(config_class: type, values: Mapping[str, PlainValue]) -> object:
+    """Rebuild a (nested) frozen dataclass from :func:`to_plain`.
+
+    Raises:
+        UserError: If a field is unknown or a value is refused.
+    """
+    hints = typing.get_type_hints(config_class)
+    unknown = sorted(set(values) - set(hints))
+    if unknown:
+        raise UserError(f"configuration of {config_class.__name__} has unknown fields: {', '.join(unknown)}")
+    resolved = {}
+    for name, value in values.items():
+        nested = dataclasses.is_dataclass(hints[name]) and isinstance(value, Mapping)
+        resolved[name] = from_plain(hints[name], value) if nested else value
+    try:
+        return config_class(**resolved)
+    except ValueError as error:
+        raise UserError(f"configuration of {config_class.__name__}: {error}") from error
+
+
+def override(preset: Preset, assignments: Sequence[str]) -> Preset:
+    """Change fields of a preset by ``name=value``, wherever in it the field lives.
+
+    Args:
+        preset: The recipe to start from.
+        assignments: E.g. ``("samples=8", "width=96")``; names of nested fields need no path.
+
+    Returns:
+        A new preset.
+
+    Raises:
+        UserError: If an assignment is malformed, names no field, or its value is refused.
+    """
+    plain = to_plain(preset)
+    for assignment in assignments:
+        name, separator, text = assignment.partition("=")
+        leaves = dict(_leaves(plain))
+        if not separator or name not in leaves:
+            raise unknown_name("setting", name, leaves, "as --set name=value")
+        leaves[name][name] = _parse(text, leaves[name][name], name)
+    try:
+        method = from_plain(type(preset.method), plain["method"])  # type: ignore[arg-type]
+        return Preset(method=method, optimisation=from_plain(type(preset.optimisation), plain["optimisation"]))
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def _methods() -> tuple[Method, ...]:
+    return typing.cast("tuple[Method, ...]", sibling_members("motionlex.motion_vae.methods", "METHODS"))
+
+
+def _leaves(values: dict[str, PlainValue]) -> typing.Iterator[tuple[str, dict[str, PlainValue]]]:
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _leaves(value)
+        else:
+            yield name, values
+
+
+def _parse(text: str, current: PlainValue, name: str) -> PlainValue:
+    try:
+        if isinstance(current, bool):
+            return {"true": True, "false": False}[text.lower()]
+        return type(current)(text) if isinstance(current, (int, float)) else text
+    except (ValueError, KeyError):
+        raise UserError(f"--set {name}: expected a value like {current!r}, got {text!r}") from None
