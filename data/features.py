@@ -136,8 +136,8 @@ def to_heading(
     Returns:
         The turned segments and the yaw [rad] of the reference frame before turning.
     """
-    yaw = np.asarray(quaternion.yaw(features[..., reference_frame, QUATERNION]))
-    turned = rotate_features(features, -yaw)
+    yaw = quaternion.yaw(features[None, ..., reference_frame, QUATERNION])[0, ...]  # an array even without a batch
+    turned = rotate_features(features, np.asarray(-yaw))
     quaternions = quaternion.make_continuous(turned[..., QUATERNION])
     sign = np.where(quaternions[..., reference_frame, :1] < 0, -1.0, 1.0).astype(features.dtype)
     turned[..., QUATERNION] = quaternions * sign[..., None]
