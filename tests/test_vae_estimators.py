@@ -1,0 +1,186 @@
+"""Policy-search weights, effective sample size and the encoder gradient, against enumeration in float64."""
+
+import itertools
+import math
+
+import pytest
+import torch
+
+from motionlex.motion_vae.estimators import (
+    effective_sample_size,
+    exponential_schedule,
+    nearest_code,
+    policy_search_weights,
+    straight_through,
+)
+
+ETA, BETA = 0.7, 0.3
+
+
+def tiny_problem(codes=3, tokens=2, seed=0):
+    """All code sequences of an autoregressive table q, with returns; q by the chain rule, no network."""
+    generator = torch.Generator().manual_seed(seed)
+    first = torch.randn(codes, generator=generator, dtype=torch.float64, requires_grad=True)
+    second = torch.randn(codes, codes, generator=generator, dtype=torch.float64, requires_grad=True)
+    sequences = torch.tensor(list(itertools.product(range(codes), repeat=tokens)))
+    returns = torch.randn(len(sequences), generator=generator, dtype=torch.float64) * 2.0
+    log_q = first.log_softmax(0)[sequences[:, 0]] + second.log_softmax(1)[sequences[:, 0], sequences[:, 1]]
+    return (first, second), returns, log_q
+
+
+def optimal_policy(returns, log_q):
+    """q* of equation 5 by brute force: exp((R + eta log q) / (eta + beta)), normalised over all sequences."""
+    exponents = [(r + ETA * q) / (ETA + BETA) for r, q in zip(returns.tolist(), log_q.tolist())]
+    unnormalised = torch.tensor([math.exp(e) for e in exponents], dtype=torch.float64)
+    return unnormalised / unnormalised.sum()
+
+
+def flat_gradient(value, parameters):
+    return torch.cat([g.flatten() for g in torch.autograd.grad(value, parameters, retain_graph=True)])
+
+
+def test_weights_of_all_latents_are_the_importance_ratio_of_the_optimum():
+    _, returns, log_q = tiny_problem()
+    weights = policy_search_weights(returns[None], log_q.detach()[None], eta=ETA, beta=BETA)[0]
+    ratio = optimal_policy(returns, log_q) / log_q.detach().exp()
+    torch.testing.assert_close(weights, ratio / ratio.sum(), rtol=1e-12, atol=0)
+
+
+def test_weights_by_hand():
+    # (R - beta log q) / (eta + beta) = (ln 4, 0): the weights are 4/5 and 1/5.
+    returns = torch.tensor([[math.log(4.0), 0.0]], dtype=torch.float64)
+    log_q = torch.full((1, 2), math.log(0.5), dtype=torch.float64)
+    weights = policy_search_weights(returns, log_q, eta=0.5, beta=0.5)
+    torch.testing.assert_close(weights, torch.tensor([[0.8, 0.2]], dtype=torch.float64), rtol=1e-14, atol=0)
+    torch.testing.assert_close(effective_sample_size(weights), torch.tensor([1.0 / 0.68], dtype=torch.float64))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_weights_are_stable_for_huge_returns(dtype):
+    offsets = torch.tensor([0.0, 1.0, 2.0], dtype=dtype)
+    log_q = torch.tensor([[-440.0, -441.0, -442.0]], dtype=dtype)
+    shifted = policy_search_weights((1e5 + offsets)[None], log_q, eta=1.0, beta=0.01)
+    plain = policy_search_weights(offsets[None], log_q, eta=1.0, beta=0.01)
+    assert shifted.dtype == dtype
+    # 1e5 + n is exact in both precisions, so nothing may be lost.
+    torch.testing.assert_close(shifted, plain, rtol=1e-6, atol=0)
+    torch.testing.assert_close(shifted.sum(1), torch.ones(1, dtype=dtype), rtol=1e-6, atol=0)
+    extreme = policy_search_weights(torch.tensor([[-1e5, 1e5]], dtype=dtype), log_q[:, :2], eta=1e-6, beta=1e-6)
+    assert torch.isfinite(extreme).all() and extreme.sum() == 1
+
+
+def test_equal_samples_share_their_weight():
+    weights = policy_search_weights(torch.full((1, 2), 87_000.3), torch.full((1, 2), -400.1), eta=1e-4, beta=0.01)
+    assert weights.tolist() == [[0.5, 0.5]]
+
+
+def test_half_precision_is_promoted():
+    returns, log_q = torch.zeros(1, 2, dtype=torch.bfloat16), torch.zeros(1, 2, dtype=torch.bfloat16)
+    assert policy_search_weights(returns, log_q, eta=1.0, beta=1.0).dtype == torch.float32
+
+
+def test_weights_are_differentiable_in_eta():
+    _, returns, log_q = tiny_problem()
+    eta = torch.tensor(ETA, dtype=torch.float64, requires_grad=True)
+
+    def ess(value):
+        weights = policy_search_weights(returns[None], log_q.detach()[None], eta=value, beta=BETA)
+        return effective_sample_size(weights).sum()
+
+    assert torch.autograd.gradcheck(ess, (eta,))
+    assert torch.autograd.grad(ess(eta), eta)[0] > 0, "a higher temperature must spread the weights"
+
+
+@pytest.mark.parametrize(("eta", "beta"), [(-1.0, 1.0), (1.0, -0.1), (0.0, 0.0), (float("nan"), 1.0)])
+def test_bad_temperatures_are_refused(eta, beta):
+    with pytest.raises(ValueError, match="must be"):
+        policy_search_weights(torch.zeros(1, 2), torch.zeros(1, 2), eta=eta, beta=beta)
+
+
+def test_effective_sample_size_spans_one_to_all():
+    weights = torch.tensor([[1.0, 0.0, 0.0, 0.0], [0.25, 0.25, 0.25, 0.25], [0.5, 0.5, 0.0, 0.0]])
+    assert effective_sample_size(weights).tolist() == [1.0, 4.0, 2.0]
+
+
+def exact_encoder_gradient(parameters, returns, log_q, samples, centre=0.0):
+    """E over all K-tuples of latents, weighted by their probability, of -sum_k (w_k - centre) grad log q(z_k).
+
+    The self-normalised weight of a latent depends on the whole tuple, so nothing shorter than this sum is exact. The
+    tuples are collapsed into the total weight that each latent receives; the gradient is then linear in grad log q.
+    """
+    share = torch.zeros_like(returns)
+    probability = log_q.detach().exp()
+    for tuple_ in itertools.product(range(len(returns)), repeat=samples):
+        index = torch.tensor(tuple_)
+        ratio = (optimal_policy(returns, log_q) / probability)[index]
+        weight = probability[index].prod() * (ratio / ratio.sum() - centre)
+        share.index_add_(0, index, weight)
+    return -flat_gradient((share * log_q).sum(), parameters)
+
+
+@pytest.mark.parametrize("centre", [0.0, 0.5])
+def test_expected_encoder_gradient_is_the_sum_over_all_tuples(centre):
+    """Sampled pairs through the estimator average to the enumerated expectation (and centring does not move it)."""
+    parameters, returns, log_q = tiny_problem()
+    exact = exact_encoder_gradient(parameters, returns, log_q, samples=2)
+    torch.testing.assert_close(
+        exact_encoder_gradient(parameters, returns, log_q, samples=2, centre=0.5), exact, rtol=0, atol=1e-12
+    )
+    pairs = torch.tensor(list(itertools.product(range(len(returns)), repeat=2)))
+    weights = policy_search_weights(returns[pairs], log_q.detach()[pairs], eta=ETA, beta=BETA)
+    probability = log_q.detach().exp()[pairs].prod(dim=1)
+    loss = -(probability * ((weights - centre) * log_q[pairs]).sum(dim=1)).sum()
+    torch.testing.assert_close(flat_gradient(loss, parameters), exact, rtol=0, atol=1e-12)
+
+
+def test_bias_against_the_optimum_falls_as_one_over_samples():
+    """-E_q*[grad log q] is what infinitely many samples give; the bias of K samples is c/K + O(1/K^2).
+
+    Tuples are enumerated as multisets with multinomial probabilities, which makes K = 16 affordable on 4 latents.
+    """
+    generator = torch.Generator().manual_seed(1)
+    logits = torch.randn(4, generator=generator, dtype=torch.float64, requires_grad=True)
+    log_q = logits.log_softmax(0)
+    returns = torch.randn(4, generator=generator, dtype=torch.float64)
+    target = -flat_gradient((optimal_policy(returns, log_q) * log_q).sum(), (logits,))
+
+    def bias(samples):
+        share = torch.zeros(4, dtype=torch.float64)
+        for multiset in itertools.combinations_with_replacement(range(4), samples):
+            index = torch.tensor(multiset)
+            count = torch.bincount(index, minlength=4).double()
+            log_coefficient = math.lgamma(samples + 1) - torch.lgamma(count + 1).sum()
+            probability = torch.exp(log_coefficient + (count * log_q.detach()).sum())
+            weights = policy_search_weights(returns[index][None], log_q.detach()[index][None], eta=ETA, beta=BETA)
+            share.index_add_(0, index, probability * weights[0])
+        return (-flat_gradient((share * log_q).sum(), (logits,)) - target).norm().item()
+
+    biases = {samples: bias(samples) for samples in (4, 8, 16)}
+    assert biases[16] > 1e-5, "the bias is real at finite K"
+    # c/K + d/K^2: the ratio tends to 2 from one side; at these K the second term is below 20 %.
+    assert biases[4] / biases[8] == pytest.approx(2.0, rel=0.2)
+    assert biases[8] / biases[16] == pytest.approx(2.0, rel=0.1)
+
+
+def test_straight_through_hands_the_gradient_over():
+    continuous = torch.randn(2, 3, 4, dtype=torch.float64, requires_grad=True)
+    quantised = continuous.detach().round().requires_grad_()
+    output = straight_through(continuous, quantised)
+    assert torch.equal(output, quantised)
+    (output * 3.0).sum().backward()
+    assert torch.equal(continuous.grad, torch.full_like(continuous, 3.0)) and quantised.grad is None
+
+
+def test_nearest_code_agrees_with_all_distances():
+    generator = torch.Generator().manual_seed(0)
+    vectors = torch.randn(3, 5, 4, generator=generator, dtype=torch.float64)
+    codebook = torch.randn(7, 4, generator=generator, dtype=torch.float64)
+    distances = (vectors.unsqueeze(2) - codebook).norm(dim=-1)
+    assert torch.equal(nearest_code(vectors, codebook), distances.argmin(dim=-1))
+
+
+def test_beta_schedule_multiplies_by_a_constant():
+    values = [exponential_schedule(2.0, 0.01, step / 4) for step in range(5)]
+    assert values[0] == 2.0 and values[-1] == pytest.approx(0.01, rel=1e-12)
+    assert [b / a for a, b in zip(values, values[1:])] == pytest.approx([(0.01 / 2.0) ** 0.25] * 4, rel=1e-12)
+    assert exponential_schedule(2.0, 0.01, 1.7) == pytest.approx(0.01), "after the horizon it stays"

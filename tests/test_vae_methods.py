@@ -1,0 +1,222 @@
+"""The contract over every registered method, and what only DAPS promises."""
+
+import math
+
+import pytest
+import torch
+
+from motionlex.data.errors import UserError
+from motionlex.motion_vae.contract import OptimisationConfig
+from motionlex.motion_vae.methods.daps import LOG_ETA_RANGE, DAPSConfig
+from motionlex.motion_vae.networks.trajectory import SegmentShape, TrajectoryConfig
+from motionlex.motion_vae.networks.transformer import TransformerConfig
+from motionlex.motion_vae.optimisation import build_optimisers, clip_gradients_adaptively
+from motionlex.motion_vae.registry import (
+    available_methods,
+    build_model,
+    from_plain,
+    get_method,
+    get_preset,
+    override,
+    to_plain,
+)
+
+SHAPE = SegmentShape(frames=4, features=5)
+TINY = ("width=8", "heads=2", "layers=1", "mlp_ratio=2", "vocabulary=6")
+
+
+def tiny_model(method, *settings, seed=0):
+    return build_model(method, override(get_preset(method, "small"), (*TINY, *settings)).method, SHAPE, seed=seed)
+
+
+def segments(batch=3):
+    return torch.randn(batch, SHAPE.frames, SHAPE.features, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("method", available_methods())
+class TestContract:
+    def test_codes(self, method):
+        model = tiny_model(method)
+        codes = model.encode(segments(), torch.Generator().manual_seed(1))
+        assert codes.indices.shape == (3, model.tokens) and codes.indices.dtype == torch.int64
+        assert 0 <= codes.indices.min() and codes.indices.max() < model.vocabulary
+        assert codes.log_prob is None or (codes.log_prob.shape == (3,) and (codes.log_prob <= 0).all())
+        torch.testing.assert_close(model.embed(codes.indices), model.codebook[codes.indices])
+        again = model.encode(segments(), torch.Generator().manual_seed(1))
+        assert torch.equal(codes.indices, again.indices)
+
+    def test_decoding_gives_a_distribution_over_segments(self, method):
+        model = tiny_model(method)
+        indices = model.encode(segments(), torch.Generator().manual_seed(1)).indices
+        distribution = model.decode(indices)
+        assert distribution.mean.shape == segments().shape
+        assert distribution.log_prob(segments()).shape == (3,)
+        assert (distribution.log_prob(distribution.mean) >= distribution.log_prob(segments())).all()
+
+    def test_kl_is_between_zero_and_all_bits(self, method):
+        model = tiny_model(method)
+        indices = model.encode(segments(), torch.Generator().manual_seed(1)).indices
+        kl = model.kl_to_prior(segments(), indices)
+        assert kl.shape == (3,) and (kl >= 0).all() and (kl <= model.tokens * math.log(model.vocabulary) + 1e-4).all()
+
+    def test_total_is_the_sum_of_its_terms(self, method):
+        terms = tiny_model(method).loss(segments(), torch.Generator().manual_seed(1), progress=0.5)
+        assert terms.total.item() == pytest.approx(sum(t.item() for t in terms.terms.values()), rel=1e-5)
+        assert all(not value.requires_grad and value.ndim == 0 for value in {**terms.terms, **terms.metrics}.values())
+
+    def test_every_trainable_parameter_is_in_one_group_and_gets_a_gradient(self, method):
+        model = tiny_model(method)
+        grouped = [id(p) for group in model.parameter_groups() for p in group.parameters]
+        trainable = {id(p) for p in model.parameters() if p.requires_grad}
+        assert len(grouped) == len(set(grouped)) and set(grouped) == trainable
+        model.loss(segments(), torch.Generator().manual_seed(1), progress=0.0).total.backward()
+        missing = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+        assert not missing
+
+    def test_a_few_updates_reduce_the_error_on_one_batch(self, method):
+        model = tiny_model(method)
+        optimisers = build_optimisers(model, OptimisationConfig(learning_rate=1e-2))
+        generator = torch.Generator().manual_seed(1)
+        errors = []
+        for _ in range(60):
+            terms = model.loss(segments(), generator, progress=1.0)
+            errors.append(terms.metrics["mean_squared_error"].item())
+            terms.total.backward()
+            for optimiser in optimisers:
+                optimiser.update()
+            model.after_update()
+        assert sum(errors[-10:]) < 0.8 * sum(errors[:10])
+
+    def test_weights_depend_on_the_seed_alone(self, method):
+        before = torch.random.get_rng_state()
+        first, again, other = tiny_model(method), tiny_model(method), tiny_model(method, seed=1)
+        assert torch.equal(before, torch.random.get_rng_state())
+        assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters()))
+        assert not all(torch.equal(a, b) for a, b in zip(first.parameters(), other.parameters()))
+
+    def test_presets_and_plain_data(self, method):
+        assert {"paper", "small"} <= set(get_method(method).presets)
+        for name in get_method(method).presets:
+            preset = get_preset(method, name)
+            assert from_plain(type(preset.method), to_plain(preset.method)) == preset.method
+            assert preset.method.networks.vocabulary >= 2
+
+
+def gradients(model):
+    return {n: (None if p.grad is None else p.grad.clone()) for n, p in model.named_parameters()}
+
+
+def test_daps_gradients_are_disjoint():
+    """Each term of the loss, alone, moves its own network and no other."""
+    model = tiny_model("daps")
+    x = segments()
+    memory = model.recognition.encoder(x)
+    indices, _ = model.recognition.decoder.sample(memory, 2, torch.Generator().manual_seed(1))
+    model.loss(x, torch.Generator().manual_seed(1), progress=0.0).total.backward()
+    together = gradients(model)
+    # The decoder's own objective by hand, on the same draws:
+    model = tiny_model("daps")
+    memory = model.recognition.encoder(x).detach()
+    samples = model.config.samples
+    indices, _ = model.recognition.decoder.sample(memory, samples, torch.Generator().manual_seed(1))
+    repeated = x.repeat_interleave(samples, dim=0)
+    loss = -model.decode(indices.flatten(0, 1)).log_prob(repeated).mean()
+    loss.backward()
+    for name, gradient in gradients(model).items():
+        if name.startswith("generative."):
+            torch.testing.assert_close(together[name], gradient, rtol=1e-4, atol=1e-4)
+        else:
+            assert gradient is None, name
+    assert together["log_eta"] is not None
+
+
+def test_daps_encoder_does_not_see_the_scale_of_the_decoder_loss():
+    """The gradient of q is that of weighted log q: at equal returns it is the plain average of grad log q."""
+    model = tiny_model("daps")
+    with torch.no_grad():  # a decoder that ignores its codes gives equal returns; beta = 0.01 -> nearly equal weights
+        model.generative.decoder.output[2].weight.zero_()
+        model.log_eta.fill_(LOG_ETA_RANGE[1])
+    x, samples = segments(), model.config.samples
+    model.loss(x, torch.Generator().manual_seed(1), progress=1.0).total.backward()
+    found = gradients(model)
+    model.zero_grad()
+    memory = model.recognition.encoder(x)
+    indices, _ = model.recognition.decoder.sample(memory.detach(), samples, torch.Generator().manual_seed(1))
+    (-model.recognition.decoder.log_prob(indices, memory).mean(dim=1).mean()).backward()
+    for name, parameter in model.recognition.named_parameters():
+        torch.testing.assert_close(found[f"recognition.{name}"], parameter.grad, rtol=1e-3, atol=1e-4)
+
+
+def test_temperature_has_its_own_optimiser_and_bounds():
+    model = tiny_model("daps")
+    optimisers = {o.name: o for o in build_optimisers(model, OptimisationConfig())}
+    assert optimisers["temperature"].adamw.param_groups[0]["lr"] == model.config.eta_learning_rate
+    assert get_preset("daps", "paper").method.eta_learning_rate == 1e-3
+    with torch.no_grad():
+        model.log_eta.fill_(-1e9)
+    model.after_update()
+    assert model.log_eta.item() == pytest.approx(LOG_ETA_RANGE[0])
+
+
+@pytest.mark.parametrize(("eta", "rises"), [(1e-3, True), (1e4, False)])
+def test_temperature_moves_towards_the_target(eta, rises):
+    """Descent raises eta when too few samples carry the weight, and lowers it when too many do."""
+    model = tiny_model("daps")
+    with torch.no_grad():
+        model.log_eta.fill_(math.log(eta))
+    model.loss(segments(), torch.Generator().manual_seed(1), progress=1.0).total.backward()
+    assert (model.log_eta.grad < 0) == rises
+
+
+def test_ema_codebook_is_the_mean_of_what_it_codes():
+    model = tiny_model("vqvae", "codebook_update=ema", "ema_decay=0.001")
+    x = segments(8)
+    with torch.no_grad():
+        vectors = model.encoder(x)
+        indices = model.encode(x, torch.Generator()).indices
+    model.loss(x, torch.Generator(), progress=0.0)
+    model.after_update()
+    code = indices.flatten().mode().values
+    # decay 0.001 leaves a thousandth of the initial vector behind.
+    torch.testing.assert_close(model.codebook[code], vectors[indices == code].mean(dim=0), atol=5e-3, rtol=0)
+
+
+def test_adaptive_clipping_by_hand():
+    weight = torch.nn.Parameter(torch.tensor([[3.0, 4.0], [0.0, 0.0]]))
+    weight.grad = torch.tensor([[30.0, 40.0], [1.0, 0.0]])
+    clip_gradients_adaptively([weight], 1.0)
+    torch.testing.assert_close(weight.grad, torch.tensor([[3.0, 4.0], [1e-3, 0.0]]))
+    weight.grad = torch.tensor([[0.3, 0.4], [1e-4, 0.0]])
+    clip_gradients_adaptively([weight], 1.0)
+    torch.testing.assert_close(weight.grad, torch.tensor([[0.3, 0.4], [1e-4, 0.0]]))
+
+
+def test_unknown_names_list_what_exists():
+    with pytest.raises(UserError, match=r"unknown method 'dasp'\. Did you mean 'daps'\? Available: daps, vqvae"):
+        get_method("dasp")
+    with pytest.raises(UserError, match="unknown preset 'tiny'"):
+        get_preset("daps", "tiny")
+    with pytest.raises(UserError, match="unknown setting 'sample'"):
+        override(get_preset("daps", "small"), ("sample=3",))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    ["samples=1", "samples=x", "ess_target=1.5", "beta_end=0", "width=7", "vocabulary=1", "batch=0", "variance=nan"],
+)
+def test_bad_values_are_the_users_error(settings):
+    with pytest.raises(UserError):
+        override(get_preset("daps", "small"), (settings,))
+
+
+def test_paper_preset_is_the_column_of_the_paper():
+    preset = get_preset("daps", "paper")
+    transformer = TransformerConfig(width=128, heads=4, layers=2, mlp_ratio=4)
+    assert preset.method == DAPSConfig(
+        networks=TrajectoryConfig(vocabulary=1024, transformer=transformer), samples=16, ess_target=0.33,
+        beta_start=2.0, beta_end=0.01, variance=0.25, eta_start=100.0, eta_learning_rate=1e-3,
+    )  # fmt: skip
+    assert preset.optimisation == OptimisationConfig(
+        batch=256, steps=250_000, hz=100.0, learning_rate=3e-4, weight_decay=1e-4, adaptive_clipping=1.0
+    )
+    assert SegmentShape().tokens == 64
