@@ -154,8 +154,8 @@ def _read_current(path: Path, archive: Mapping[str, np.ndarray], robot: Robot) -
         raise UserError(f"{path}: qpos has shape {qpos.shape}, but its joints need {firsts[-1]} columns")
     if not kinds or kinds[0] != mujoco.mjtJoint.mjJNT_FREE:
         raise UserError(f"{path}: the first joint must be the free joint of the root")
-    columns = dict(zip(names, firsts[:-1]))
-    order = [*range(7), *(int(columns[name]) for name in _present(path, columns, robot))]
+    columns: dict[str, int] = dict(zip(names, firsts[:-1].tolist()))
+    order = [*range(7), *(columns[name] for name in _present(path, columns, robot))]
     splits = np.asarray(archive["split_points"], dtype=int) if "split_points" in archive else np.array([0, len(qpos)])
     if splits[0] != 0 or splits[-1] != len(qpos) or (np.diff(splits) < 2).any():
         raise UserError(f"{path}: split_points {splits.tolist()} do not cut {len(qpos)} frames into trajectories")
