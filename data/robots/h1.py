@@ -18,7 +18,7 @@ def _joint(name: str, lower: float, upper: float, torque: float, kp: float, kv: 
         upper=upper,
         torque_limit=torque,
         stiffness=kp,
-        damping=_SQRT2 * kv,
+        damping=round(_SQRT2 * kv, 4),  # no more digits than a model file keeps
         default=default,
     )
 

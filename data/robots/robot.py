@@ -118,19 +118,40 @@ class Robot:
             ls_iterations: Line-search iterations per solver iteration.
 
         Returns:
-            A compiled model of its own.
+            A compiled model of its own: that of the text of ``model_xml`` with the same arguments.
+        """
+        return mujoco.MjModel.from_xml_string(
+            self.model_xml(control=control, timestep=timestep, iterations=iterations, ls_iterations=ls_iterations)
+        )
+
+    def model_xml(
+        self,
+        *,
+        control: Control = "torque",
+        timestep: float = 0.005,
+        iterations: int = 4,
+        ls_iterations: int = 8,
+    ) -> str:
+        """Write the complete model, motors and solver settings included, as text; arguments as for ``model``.
+
+        MuJoCo's writer rounds some numbers (gains in the seventh digit). Since ``model`` compiles this very text, a
+        recorded motion can be replayed bit for bit from the text alone.
         """
         spec = mujoco.MjSpec.from_string(self.xml())
         spec.option.timestep = timestep
         spec.option.integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST
         spec.option.iterations = iterations
         spec.option.ls_iterations = ls_iterations
+        # Without warm starts the next state is a function of (qpos, qvel, ctrl) alone: replays, batches and single
+        # simulations then agree bit for bit. Measured: no slower. Without auto-reset a diverged state stays visible.
+        spec.option.disableflags |= int(mujoco.mjtDisableBit.mjDSBL_WARMSTART | mujoco.mjtDisableBit.mjDSBL_AUTORESET)
         for actuator in list(spec.actuators):
             spec.delete(actuator)
         if control != "none":
             for joint in self.joints:
                 _add_motor(spec, joint, control)
-        return spec.compile()
+        spec.compile()
+        return str(spec.to_xml())
 
 
 def _add_motor(spec: mujoco.MjSpec, joint: Joint, control: Control) -> None:
