@@ -24,7 +24,7 @@ def rest_pose(style: Style) -> Float[np.ndarray, " channel"]:
     pose = np.zeros(CHANNELS)
     arm = np.array([0.05, 0.12, 0.0, style.elbow])
     pose[0:4], pose[4:8] = arm, arm * _MIRROR_SIGN
-    pose[PITCH], pose[DROP] = style.lean, style.crouch
+    pose[PITCH], pose[DROP] = style.lean, style.crouch + (0.055 if style.flight_frames else 0.0)
     return pose
 
 
@@ -63,14 +63,14 @@ def _squat(style: Style, phase: Times, out: Channels) -> None:
     """Down and up; the arms reach forward."""
     down = 0.5 * (1 - np.cos(phase))
     out[:, DROP] += style.amplitude * down
-    out[:, PITCH] += 1.5 * style.amplitude * down
+    out[:, PITCH] += 1.95 * style.amplitude * down
     out[:, [0, 4]] -= 1.1 * down[:, None]
     out[:, [3, 7]] += 0.2 * down[:, None]
 
 
 def _bow(style: Style, phase: Times, out: Channels) -> None:
     """Pitch forward at the hips, rest, and rise."""
-    down = np.clip(0.9 * (1 - np.cos(phase)) - 0.35, 0.0, 1.0)
+    down = np.clip(0.75 * (1 - np.cos(phase)) - 0.1, 0.0, 1.0)
     down = down * down * (3 - 2 * down)
     out[:, PITCH] += style.amplitude * down
     out[:, DROP] += 0.10 * style.amplitude * down
@@ -127,8 +127,8 @@ def _dance_arms(style: Style, phase: Times, out: Channels) -> None:
 def _hop(style: Style, phase: Times, out: Channels) -> None:
     """Crouch before the flight in the middle of the cycle; the arms swing up with it."""
     cycle = (phase / (2 * np.pi) - style.phase) % 1.0
-    crouch = np.exp(-(((cycle - 0.27) / 0.11) ** 2))
-    out[:, DROP] += 0.13 * style.amplitude * crouch
+    crouch = np.exp(-(((cycle - 0.25) / 0.11) ** 2))
+    out[:, DROP] += 0.11 * style.amplitude * crouch
     out[:, PITCH] += 0.25 * style.amplitude * crouch
     out[:, [0, 4]] += (0.5 * crouch - 0.6 * np.exp(-(((cycle - 0.62) / 0.14) ** 2)))[:, None]
 

@@ -39,7 +39,7 @@ def vertical_path(
     second, third = _difference(n, (1.0, -2.0, 1.0), dt), _difference(n, (-1.0, 3.0, -3.0, 1.0), dt)
     inside = flight[1:-1]
     track = sparse.diags(np.where(flight, 1e-6, 1.0))
-    ballistic = sparse.diags(np.where(inside, 1e3, 1e-8))
+    ballistic = sparse.diags(np.where(inside, 1e3, 1e-5))
     touching = inside[1:] | inside[:-1] | np.append(inside[2:], False) | np.insert(inside[:-2], 0, False)
     jerk = sparse.diags(np.where(touching, 1e-10, (0.01 / _JERK_SCALE) ** 2))
     normal = track + second.T @ ballistic @ second + third.T @ jerk @ third
@@ -84,3 +84,32 @@ def horizontal_path(
     normal = point.T @ on_floor @ point + second.T @ ballistic @ second + jerk * third.T @ third + sparse.diags(ends)
     right = point.T @ (on_floor @ zmp[1:-1]) + ends[:, None] * zmp
     return splu(normal.tocsc()).solve(right)
+
+
+def rocking(
+    moment: Float[np.ndarray, "frame axis"],
+    inertia: Float[np.ndarray, " axis"],
+    flight: Bool[np.ndarray, " frame"],
+    *,
+    dt: float,
+) -> Float[np.ndarray, "frame axis"]:
+    r"""Return angles whose acceleration takes up a moment that nothing outside can give in flight.
+
+    Minimises :math:`(I \ddot\theta - m)^2` in flight against small and smooth angles on the floor.
+
+    Args:
+        moment: Outer moment [N m] that the motion needs so far.
+        inertia: Moment of inertia I of what rocks, for each axis [kg m^2].
+        flight: True where no foot stands.
+        dt: Time between frames [s].
+
+    Returns:
+        Changes of the angles [rad].
+    """
+    n = len(moment)
+    second = _difference(n, (1.0, -2.0, 1.0), dt)
+    inside = flight[1:-1]
+    weight = sparse.diags(np.where(inside, 1.0, 3e-4))
+    small = sparse.diags(np.where(flight, 1e-3, 1.0))
+    right = second.T @ (weight @ np.where(inside[:, None], moment[1:-1] / inertia, 0.0))
+    return splu((second.T @ weight @ second + small).tocsc()).solve(-right)

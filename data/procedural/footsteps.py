@@ -15,8 +15,12 @@ SETTLE_FRAMES = 14
 """Frames in which the weight moves back between the feet after the last step."""
 STAND_HALF_WIDTH = 0.2
 """Sideways distance of each foot from the middle when standing [m]."""
-MAX_CHANGE = np.array([0.6, 0.3, 1.6])
+ON_BOTH_FEET = ("squat", "bow", "dance_sway", "hop")
+"""Actions that begin only when both feet stand still."""
+MAX_CHANGE = np.array([0.5, 0.3, 1.6])
 """Largest change of velocity from one step to the next [m/s, m/s, rad/s]."""
+MAX_STOP = np.array([1.3, 1.0, 4.0])
+"""Largest change of velocity in a step that ends a gait [m/s, m/s, rad/s]."""
 
 Pose = Float[np.ndarray, " 3"]
 
@@ -57,6 +61,8 @@ class FootPlan:
     """Share of the weight that the left foot carries."""
     ready: tuple[int, ...]
     """For each command the first frame at which both feet stand still for it (its stop if never)."""
+    done: tuple[int, ...]
+    """For each command the frame at which its last hop has ended, or its stop."""
     moving_style: tuple[tuple[int, Style], ...]
     """Style in force from each frame on, at step boundaries."""
 
@@ -91,9 +97,11 @@ class _Planner:
         self.share: list[tuple[int, float]] = [(0, 0.5)]
         self.velocity = np.zeros(3)
         self.holding = True
+        self.pace = 25
         self.stance = 1
         self.flying = False
         self.ready = [c.stop for c in commands]
+        self.done = [c.stop for c in commands]
         self.styles: list[tuple[int, Style]] = []
         self.last_on_spot: tuple[int, Style] | None = None
 
@@ -116,6 +124,7 @@ class _Planner:
             else:
                 self.ready[index] = min(self.ready[index], frame)
                 frame = self._hop(style, frame) if style.flight_frames else frame + 1
+                self.done[index] = max(self.done[index], frame)
         return self._sample()
 
     def commands_step(self, frame: int) -> bool:
@@ -142,9 +151,12 @@ class _Planner:
         side = 1.0 if swing == 0 else -1.0
         width = style.half_width if style.stepping else STAND_HALF_WIDTH
         goal = np.array(style.velocity)
-        change = np.clip(goal - self.velocity, -MAX_CHANGE, MAX_CHANGE)
-        self.velocity = self.velocity + change if style.stepping else 0.0 * goal
-        duration = style.step_frames * self.dt
+        limit = MAX_CHANGE if style.stepping else _stop_limit(self.velocity)
+        self.velocity = self.velocity + np.clip(goal - self.velocity, -limit, limit)
+        if style.stepping:
+            self.pace = style.step_frames
+        frames = style.step_frames if style.stepping else min(style.step_frames, self.pace + 2)
+        duration = frames * self.dt
         ahead = np.array([self.velocity[0], 0.0, self.velocity[2]]) * duration
         middle = compose(self.feet[self.stance], (0.0, side * width, 0.0))
         body = compose(compose(middle, (ahead[0] / 2, 0.0, ahead[2] / 2)), (ahead[0] / 2, 0.0, ahead[2] / 2))
@@ -155,7 +167,7 @@ class _Planner:
         if double < 0 and not self.flying:
             double = 3
         lift = frame + double
-        land = lift + style.step_frames - max(style.double_frames, 0) if self.holding else frame + style.step_frames
+        land = lift + frames - max(style.double_frames, 0) if self.holding else frame + frames
         old = self.share[-1][1]
         on = 1.0 if self.stance == 0 else 0.0
         self.share += [(min(frame, lift), old), (max(frame, lift), on)]
@@ -215,13 +227,12 @@ class _Planner:
         for move in self.moves:
             t = np.arange(max(move.lift, 0), n)
             s = np.clip((t - move.lift) / (move.land - move.lift), 0.0, 1.0)
-            blend = s**3 * (10 - 15 * s + 6 * s**2)
+            blend = _travel((s - 0.06) / 0.89)
             path = move.origin + blend[:, None] * (move.target - move.origin)
             position[t, move.foot, :2], yaw[t, move.foot] = path[:, :2], path[:, 2]
-            position[t, move.foot, 2] = move.clearance * 64 * s**3 * (1 - s) ** 3
-            pitch[t, move.foot] = move.toe_pitch * (
-                s**2 * (1 - s) ** 4 / 0.02195 - 0.45 * s**4 * (1 - s) ** 2 / 0.02195
-            )
+            position[t, move.foot, 2] = move.clearance * 16 * s**2 * (1 - s) ** 2
+            late = np.clip((s - 0.06) / 0.94, 0.0, 1.0)
+            pitch[t, move.foot] = move.toe_pitch * late**3 * (1 - late) ** 3 * (1 - 1.45 * late) / 0.00839
             contact[t, move.foot] = (s <= 0.0) | (s >= 1.0)
         keys = np.array(self.share)
         share = np.interp(np.arange(n), keys[:, 0], keys[:, 1])
@@ -232,8 +243,24 @@ class _Planner:
             contact=contact,
             left_share=share,
             ready=tuple(self.ready),
+            done=tuple(self.done),
             moving_style=tuple(self.styles),
         )
+
+
+def _travel(s: Float[np.ndarray, " frame"], ramp: float = 0.4) -> Float[np.ndarray, " frame"]:
+    """Return the way from 0 to 1 with a speed that rises and falls smoothly over ``ramp`` of the time."""
+    s = np.clip(s, 0.0, 1.0)
+    first, last = np.minimum(s / ramp, 1.0), np.minimum((1 - s) / ramp, 1.0)
+    rise = ramp * (first**3 - 0.5 * first**4)
+    fall = ramp * (0.5 - (last**3 - 0.5 * last**4))
+    return (rise + fall + np.clip(s - ramp, 0.0, 1 - 2 * ramp)) / (1 - ramp)
+
+
+def _stop_limit(velocity: Pose) -> Pose:
+    """Walking stops in one step, jogging halves its speed first."""
+    fast = abs(velocity[0]) > MAX_STOP[0]
+    return np.array([0.5 * abs(velocity[0]) if fast else MAX_STOP[0], *MAX_STOP[1:]])
 
 
 def _toe_share(style: Style, forward: float) -> float:

@@ -27,8 +27,20 @@ HALF_SOLE = 0.02
 """Half width of the sole under the ankle [m]."""
 MIN_KNEE = 0.08
 """Smallest knee angle [rad] of a solution, away from the singularity."""
-SOFT_KNEE = 0.3
+SOFT_KNEE = 0.24
 """Knee angle [rad] below which ``excess`` asks for a lower body: knees that straighten move abruptly."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SoleTarget:
+    """Where one sole shall be."""
+
+    point: Float[np.ndarray, "frame 3"]
+    """Point of the sole under the ankle, its z the clearance of the lowest point of the sole [m]."""
+    yaw: Float[np.ndarray, " frame"]
+    """Heading of the foot [rad]."""
+    pitch: Float[np.ndarray, " frame"]
+    """Toe-down pitch of the foot [rad]."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +53,6 @@ class LegSolution:
     """How much shorter [m] the leg should be for a knee bent by ``SOFT_KNEE``; 0 where it is."""
     miss: Float[np.ndarray, " frame"]
     """By how much [m] the foot misses its target; 0 where it is within reach."""
-    roll: Float[np.ndarray, " frame"]
-    """Roll of the foot against the floor [rad], positive with its left edge up."""
 
 
 def axis_rotation(axis: int, angle: Float[np.ndarray, " frame"]) -> Float[np.ndarray, "frame 3 3"]:
@@ -56,58 +66,90 @@ def axis_rotation(axis: int, angle: Float[np.ndarray, " frame"]) -> Float[np.nda
     return out
 
 
-def sole_lift(pitch: Float[np.ndarray, " frame"], roll: Float[np.ndarray, " frame"]) -> Float[np.ndarray, " frame"]:
+def sole_lift(
+    pitch: Float[np.ndarray, " frame"], sine_roll: Float[np.ndarray, " frame"]
+) -> Float[np.ndarray, " frame"]:
     """Return how far the sole's point under the ankle must rise so that toe, heel and edges stay out of the floor."""
     tip = np.where(pitch > 0, TOE * np.sin(pitch), HEEL * np.sin(pitch))
-    return tip + HALF_SOLE * np.abs(np.sin(roll))
+    return tip + HALF_SOLE * np.abs(sine_roll)
+
+
+@dataclass(frozen=True)
+class _Chain:
+    """A leg whose yaw is given and whose foot is where it should be, but for its heading."""
+
+    roll_angle: Float[np.ndarray, " frame"]
+    pitch_sum: Float[np.ndarray, " frame"]
+    forward: Float[np.ndarray, " frame"]
+    down: Float[np.ndarray, " frame"]
+    foot: Float[np.ndarray, "frame 3 3"]
+    turned: Float[np.ndarray, " frame"]
 
 
 def solve_leg(
     side: float,
     pelvis: Float[np.ndarray, "frame 3"],
     rotation: Float[np.ndarray, "frame 3 3"],
-    sole: Float[np.ndarray, "frame 3"],
-    yaw: Float[np.ndarray, " frame"],
-    pitch: Float[np.ndarray, " frame"],
+    target: SoleTarget,
+    start: Float[np.ndarray, " frame"] | None = None,
     *,
-    iterations: int = 4,
+    iterations: int = 3,
 ) -> LegSolution:
-    """Solve one leg for all frames.
+    """Solve one leg for all frames: closed form given the hip yaw, Newton's method for the yaw.
 
     Args:
         side: 1 left, -1 right.
         pelvis: Position of the pelvis [m].
         rotation: Orientation of the pelvis.
-        sole: Wanted point of the sole under the ankle, with its height above the floor [m].
-        yaw: Wanted heading of the foot [rad].
-        pitch: Wanted toe-down pitch of the foot [rad].
-        iterations: Rounds in which yaw and roll of the foot are corrected for each other.
+        target: Where the sole shall be.
+        start: First guess of the hip yaw [rad]; None for the difference of the headings.
+        iterations: Newton steps.
     """
-    hip = HIP_YAW * np.array([1.0, side, 1.0])
-    heading = np.arctan2(rotation[:, 1, 0], rotation[:, 0, 0])
-    q1 = np.angle(np.exp(1j * (yaw - heading)))
-    foot = axis_rotation(2, yaw)
-    roll = np.zeros(len(yaw))
+    pelvis_heading = np.arctan2(rotation[:, 1, 0], rotation[:, 0, 0])
+    q1 = _wrap(target.yaw - pelvis_heading) if start is None else start.copy()
+    foot = axis_rotation(2, target.yaw) @ axis_rotation(1, target.pitch)
     for _ in range(iterations):
-        ankle = sole - foot @ np.array([0.0, 0.0, -SOLE])
-        ankle[:, 2] = sole[:, 2] + sole_lift(pitch, roll) + SOLE * np.cos(roll) * np.cos(pitch)
-        local = np.einsum("fji,fj->fi", rotation, ankle - pelvis) - hip
-        u = np.einsum("fji,fj->fi", axis_rotation(2, q1), local) - np.array([HIP_ROLL_X, 0.0, 0.0])
-        d = side * HIP_PITCH_Y
-        h = np.sqrt(np.maximum(u[:, 1] ** 2 + u[:, 2] ** 2 - d**2, 1e-6))
-        q2 = np.arctan2(u[:, 2], u[:, 1]) - np.arctan2(-h, d)
-        q2 = np.angle(np.exp(1j * q2))
-        base = rotation @ axis_rotation(2, q1) @ axis_rotation(0, q2)
-        amplitude = np.hypot(base[:, 2, 0], base[:, 2, 2])
-        total = np.arctan2(base[:, 2, 0], base[:, 2, 2]) + np.arcsin(np.clip(np.sin(pitch) / amplitude, -1, 1))
-        foot = base @ axis_rotation(1, total)
-        roll = np.arcsin(np.clip(foot[:, 2, 1], -1, 1))
-        q1 = q1 + np.angle(np.exp(1j * (yaw - np.arctan2(foot[:, 1, 0], foot[:, 0, 0]))))
-    length = np.hypot(u[:, 0], h)
+        chain = _chain(side, pelvis, rotation, target, q1, foot)
+        slope = (_chain(side, pelvis, rotation, target, q1 + 1e-4, foot).turned - chain.turned) / 1e-4
+        slope = np.where(np.abs(slope) < 0.2, -0.2, slope)
+        q1 = q1 - np.clip(chain.turned / slope, -0.2, 0.2)
+        foot = chain.foot
+    chain = _chain(side, pelvis, rotation, target, q1, foot)
+    length = np.hypot(chain.forward, chain.down)
     reach, soft = (2 * LINK * np.cos(knee / 2) for knee in (MIN_KNEE, SOFT_KNEE))
     knee = 2 * np.arccos(np.clip(np.minimum(length, reach) / (2 * LINK), -1, 1))
-    q3 = np.arctan2(-u[:, 0], h) - knee / 2
-    angles = np.stack((q1, q2, q3, knee, total - q3 - knee), axis=1)
+    q3 = np.arctan2(-chain.forward, chain.down) - knee / 2
     return LegSolution(
-        angles=angles, excess=np.maximum(length - soft, 0.0), miss=np.maximum(length - reach, 0.0), roll=roll
+        angles=np.stack((q1, chain.roll_angle, q3, knee, chain.pitch_sum - q3 - knee), axis=1),
+        excess=np.maximum(length - soft, 0.0),
+        miss=np.maximum(length - reach, 0.0),
     )
+
+
+def _chain(
+    side: float,
+    pelvis: Float[np.ndarray, "frame 3"],
+    rotation: Float[np.ndarray, "frame 3 3"],
+    target: SoleTarget,
+    q1: Float[np.ndarray, " frame"],
+    foot: Float[np.ndarray, "frame 3 3"],
+) -> _Chain:
+    """Close the chain below a given hip yaw; ``foot`` is the last orientation, which places the ankle over the sole."""
+    ankle = target.point + SOLE * foot[:, :, 2]
+    ankle[:, 2] += sole_lift(target.pitch, foot[:, 2, 1])
+    local = np.einsum("fji,fj->fi", rotation, ankle - pelvis) - HIP_YAW * np.array([1.0, side, 1.0])
+    c, s = np.cos(q1), np.sin(q1)
+    forward, across, up = c * local[:, 0] + s * local[:, 1] - HIP_ROLL_X, c * local[:, 1] - s * local[:, 0], local[:, 2]
+    offset = side * HIP_PITCH_Y
+    down = np.sqrt(np.maximum(across**2 + up**2 - offset**2, 1e-6))
+    q2 = _wrap(np.arctan2(up, across) - np.arctan2(-down, offset))
+    base = rotation @ axis_rotation(2, q1) @ axis_rotation(0, q2)
+    x, z = base[:, 2, 0], base[:, 2, 2]
+    total = np.arctan2(x, z) + np.arcsin(np.clip(np.sin(target.pitch) / np.hypot(x, z), -1, 1))
+    new = base @ axis_rotation(1, total)
+    turned = _wrap(np.arctan2(new[:, 1, 0], new[:, 0, 0]) - target.yaw)
+    return _Chain(q2, total, forward, down, new, turned)
+
+
+def _wrap(angle: Float[np.ndarray, " frame"]) -> Float[np.ndarray, " frame"]:
+    return np.angle(np.exp(1j * angle))

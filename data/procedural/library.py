@@ -93,13 +93,13 @@ def sample_style(label: str, rng: np.random.Generator) -> Style:
         case "jog":
             return Style(
                 label=label,
-                velocity=(between(1.5, 1.8), 0.0, 0.0),
+                velocity=(between(1.45, 1.65), 0.0, 0.0),
                 step_frames=int(rng.integers(17, 19)),
-                double_frames=-3,
+                double_frames=-5,
                 half_width=between(0.14, 0.16),
                 clearance=between(0.12, 0.15),
                 toe_pitch=0.5,
-                crouch=between(0.04, 0.05),
+                crouch=between(0.05, 0.06),
                 lean=between(0.08, 0.13),
                 arm_swing=between(0.8, 1.1),
                 stepping=True,
@@ -121,9 +121,9 @@ def sample_style(label: str, rng: np.random.Generator) -> Style:
         case "sidestep_left" | "sidestep_right":
             return Style(
                 label=label,
-                velocity=(0.0, side * between(0.25, 0.33), 0.0),
+                velocity=(0.0, side * between(0.24, 0.31), 0.0),
                 step_frames=int(rng.integers(20, 24)),
-                half_width=between(0.17, 0.19),
+                half_width=between(0.16, 0.175),
                 clearance=between(0.045, 0.065),
                 crouch=between(0.005, 0.025),
                 lean=between(0.0, 0.04),
@@ -171,12 +171,12 @@ def sample_style(label: str, rng: np.random.Generator) -> Style:
 def _on_the_spot(label: str, rng: np.random.Generator) -> Style:
     """Draw a variant of an action without steps: amplitude and period ranges, both sides."""
     amplitudes = {
-        "stand": (0.3, 1.0), "squat": (0.21, 0.25), "bow": (0.6, 0.85), "wave": (0.7, 1.1), "box": (0.8, 1.05),
+        "stand": (0.3, 1.0), "squat": (0.205, 0.235), "bow": (0.6, 0.85), "wave": (0.7, 1.1), "box": (0.8, 1.05),
         "dance_sway": (0.8, 1.1), "dance_arms": (0.8, 1.05), "hop": (0.8, 1.0),
     }  # fmt: skip
     periods = {
-        "stand": (2.5, 4.0), "squat": (2.0, 2.8), "bow": (2.4, 3.2), "wave": (0.7, 1.0), "box": (0.9, 1.3),
-        "dance_sway": (1.5, 2.0), "dance_arms": (1.5, 2.1), "hop": (0.96, 1.12),
+        "stand": (2.5, 4.0), "squat": (2.0, 2.8), "bow": (2.4, 3.2), "wave": (0.7, 1.0), "box": (1.15, 1.45),
+        "dance_sway": (1.5, 2.0), "dance_arms": (1.5, 2.1), "hop": (1.04, 1.2),
     }  # fmt: skip
     cyclic = label in ("stand", "wave", "box", "dance_arms")
     return Style(
@@ -187,8 +187,8 @@ def _on_the_spot(label: str, rng: np.random.Generator) -> Style:
         crouch=float(rng.uniform(0.0, 0.01)),
         elbow=float(rng.uniform(1.1, 1.3)),
         mirrored=bool(rng.integers(2)) and label != "wave",
-        flight_frames=int(rng.integers(11, 13)) if label == "hop" else 0,
-        clearance=0.05,
+        flight_frames=13 if label == "hop" else 0,
+        clearance=0.08,
     )
 
 
