@@ -1,1 +1,1 @@
-"""Physics: rewards, observations, simulated robots and viewers."""
+"""Physics: the tracking task for one robot and for many, rewards, observations, rendering."""

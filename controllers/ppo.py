@@ -1,0 +1,225 @@
+"""Stable-baselines3's PPO with a learning rate steered by the KL divergence, own generators and less overhead."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from jaxtyping import Float
+from stable_baselines3 import PPO
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.type_aliases import Schedule
+from torch import Tensor
+from torch.distributions import Normal
+
+from motionlex.controllers.low_level_policy import LowLevelPolicy
+from motionlex.envs.batched import BatchedTracking
+
+
+@dataclass(frozen=True, kw_only=True)
+class PPOConfig:
+    """Hyper-parameters."""
+
+    worlds: int = 256
+    """Robots simulated at once."""
+    horizon: int = 32
+    """Control steps per robot between updates."""
+    epochs: int = 5
+    """Passes over the collected steps."""
+    minibatch: int = 2048
+    """Steps per gradient."""
+    gamma: float = 0.97
+    """Discount per control step."""
+    gae_lambda: float = 0.9
+    """Decay of the advantage estimate."""
+    clip: float = 0.2
+    """Clipping of the probability ratio."""
+    entropy: float = 0.0
+    """Weight of the entropy bonus."""
+    max_gradient: float = 1.0
+    """Norm at which gradients of actor and of critic are clipped."""
+    actor_rate: float = 5e-4
+    """Initial learning rate of the actor."""
+    critic_rate: float = 1e-3
+    """Learning rate of the critic, constant."""
+    target_kl: float = 0.02
+    """KL divergence [nat] per update that the actor's learning rate is steered to."""
+    rate_bounds: tuple[float, float] = (3e-5, 1e-3)
+    """Range of the actor's learning rate."""
+    minimum_std: float = 0.05
+    """Smallest standard deviation of an action."""
+
+
+def adapted_rate(rate: float, kl: float, target: float, bounds: tuple[float, float]) -> float:
+    """Return the next learning rate: divided by 1.2 above twice the target KL, times 1.2 below half of it."""
+    if kl > 2.0 * target:
+        return max(rate / 1.2, bounds[0])
+    if kl < 0.5 * target:
+        return min(rate * 1.2, bounds[1])
+    return rate
+
+
+class TrackingActorCritic(ActorCriticPolicy):
+    """Gives a :class:`LowLevelPolicy` the interface that stable-baselines3's PPO calls."""
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        lr_schedule: Schedule,
+        *,
+        network: LowLevelPolicy,
+        generator: torch.Generator,
+        use_sde: bool = False,
+    ) -> None:
+        """Wrap a network.
+
+        Args:
+            observation_space: Of the environment.
+            action_space: Of the environment.
+            lr_schedule: Unused; PPO's subclass below owns the rates.
+            network: Actor, critic and normaliser.
+            generator: Source of exploration noise.
+            use_sde: Refused by the base class's defaults; always False.
+        """
+        self._parts = (network, generator)  # a tuple: modules cannot be assigned before the base class is set up
+        super().__init__(observation_space, action_space, lr_schedule, net_arch=[], use_sde=use_sde)
+
+    def _build(self, lr_schedule: Schedule) -> None:
+        self.network, self._generator = self._parts
+        actor = [*self.network.actor.parameters(), self.network.log_std]
+        if self.network.codes is not None:
+            actor += list(self.network.codes.parameters())
+        critic = list(self.network.critic.parameters())
+        if self.network.critic_codes is not None:
+            critic += list(self.network.critic_codes.parameters())
+        self.groups = (actor, critic)
+        self.optimizer = torch.optim.Adam([{"params": actor}, {"params": critic}], lr=lr_schedule(1.0), eps=1e-5)
+
+    def _normal(self, obs: Tensor) -> Normal:
+        return Normal(self.network.mean(obs), self.network.log_std.exp(), validate_args=False)
+
+    def forward(self, obs: Tensor, deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+        """Return actions, values (batch, 1) and log probabilities."""
+        distribution = self._normal(obs)
+        actions = distribution.mean
+        if not deterministic:
+            noise = torch.randn(actions.shape, generator=self._generator, device=actions.device)
+            actions = actions + distribution.stddev * noise
+        return actions, self.network.value(obs)[:, None], distribution.log_prob(actions).sum(1)
+
+    def evaluate_actions(self, obs: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return values (batch, 1), log probabilities and entropies of given actions."""
+        distribution = self._normal(obs)
+        return self.network.value(obs)[:, None], distribution.log_prob(actions).sum(1), distribution.entropy().sum(1)
+
+    def predict_values(self, obs: Tensor) -> Tensor:
+        """Return values (batch, 1)."""
+        return self.network.value(obs)[:, None]
+
+    def _predict(self, observation: Tensor, deterministic: bool = False) -> Tensor:
+        return self.forward(observation, deterministic)[0]
+
+
+class TrackingPPO(PPO):
+    """PPO whose ``train`` steers the actor's rate and clips actor and critic gradients apart."""
+
+    policy: TrackingActorCritic
+
+    def __init__(
+        self,
+        env: BatchedTracking,
+        network: LowLevelPolicy,
+        config: PPOConfig,
+        generator: torch.Generator,
+        device: str,
+    ) -> None:
+        """Wire environment, network and buffer.
+
+        Args:
+            env: Batched environment.
+            network: Policy to train, in place.
+            config: Hyper-parameters.
+            generator: Source of exploration noise and of mini-batch order.
+            device: Torch device.
+        """
+        self.recipe, self.generator = config, generator
+        self.actor_rate = config.actor_rate
+        self.statistics: dict[str, float] = {}
+        super().__init__(
+            TrackingActorCritic,
+            env,
+            learning_rate=config.actor_rate,
+            n_steps=config.horizon,
+            batch_size=min(config.minibatch, config.worlds * config.horizon),
+            n_epochs=config.epochs,
+            gamma=config.gamma,
+            gae_lambda=config.gae_lambda,
+            clip_range=config.clip,
+            ent_coef=config.entropy,
+            max_grad_norm=config.max_gradient,
+            policy_kwargs={"network": network, "generator": generator},
+            seed=None,
+            device=device,
+        )
+
+    def train(self) -> None:
+        """Update the policy on the collected steps, then fold them into the normaliser."""
+        buffer, recipe = self.rollout_buffer, self.recipe
+        self.policy.set_training_mode(True)
+        observations = self._flat(buffer.observations)
+        columns = [self._flat(x) for x in (buffer.actions, buffer.log_probs, buffer.advantages, buffer.returns)]
+        totals = np.zeros(4)
+        for epoch in range(recipe.epochs):
+            order = torch.randperm(len(observations), generator=self.generator)
+            rates = np.zeros(4)
+            parts = order.split(self.batch_size)
+            for rows in parts:
+                rates += self._update(observations[rows], *(column[rows] for column in columns))
+            totals = rates / len(parts)
+            if totals[0] > 4.0 * recipe.target_kl and epoch < recipe.epochs - 1:
+                break
+        self._n_updates += recipe.epochs
+        self.actor_rate = adapted_rate(self.actor_rate, totals[0], recipe.target_kl, recipe.rate_bounds)
+        self.policy.network.update_normaliser(observations)
+        residual = buffer.returns - buffer.values
+        self.statistics = {
+            "kl_nats": float(totals[0]),
+            "policy_loss": float(totals[1]),
+            "value_loss": float(totals[2]),
+            "clip_fraction": float(totals[3]),
+            "explained_variance": float(1.0 - residual.var() / max(float(buffer.returns.var()), 1e-12)),
+            "actor_rate": self.actor_rate,
+            "action_std": float(self.policy.network.log_std.detach().exp().mean()),
+        }
+
+    def _flat(self, array: Float[np.ndarray, "step env *rest"]) -> Tensor:
+        return torch.as_tensor(array.reshape(-1, *array.shape[2:]), dtype=torch.float32, device=self.device)
+
+    def _update(
+        self, observations: Tensor, actions: Tensor, old_log_prob: Tensor, advantages: Tensor, returns: Tensor
+    ) -> Float[np.ndarray, " 4"]:
+        """Take one gradient step; return KL [nat], policy loss, value loss, share of clipped ratios."""
+        recipe, optimizer = self.recipe, self.policy.optimizer
+        values, log_prob, entropy = self.policy.evaluate_actions(observations, actions)
+        advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+        log_ratio = log_prob - old_log_prob
+        ratio = log_ratio.exp()
+        clipped = ratio.clamp(1.0 - recipe.clip, 1.0 + recipe.clip)
+        policy_loss = -torch.min(advantages * ratio, advantages * clipped).mean()
+        value_loss = (returns - values[:, 0]).square().mean()
+        optimizer.zero_grad(set_to_none=True)
+        (policy_loss - recipe.entropy * entropy.mean() + value_loss).backward()
+        for group, rate, parameters in zip(
+            optimizer.param_groups, (self.actor_rate, recipe.critic_rate), self.policy.groups, strict=True
+        ):
+            group["lr"] = rate
+            torch.nn.utils.clip_grad_norm_(parameters, recipe.max_gradient)
+        optimizer.step()
+        with torch.no_grad():
+            self.policy.network.log_std.clamp_(min=float(np.log(recipe.minimum_std)))
+            kl = (ratio - 1.0 - log_ratio).mean()
+            share = ((ratio - 1.0).abs() > recipe.clip).float().mean()
+            return torch.stack((kl, policy_loss, value_loss, share)).cpu().double().numpy()

@@ -1,0 +1,195 @@
+"""Many tracking robots on ``mujoco.rollout`` threads behind stable-baselines3's VecEnv interface."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import mujoco
+import numpy as np
+from gymnasium import spaces
+from jaxtyping import Float, Int
+from mujoco import rollout
+from stable_baselines3.common.vec_env import VecEnv
+
+from motionlex.envs.reference import StartSampler
+from motionlex.envs.simulator import initial_time_state, substeps
+from motionlex.envs.task import Episodes, TrackingTask
+
+Array = np.ndarray
+
+
+class BatchedTracking(VecEnv):
+    """The task of :class:`motionlex.envs.tracking.H1Track`, many times, with the same numbers."""
+
+    def __init__(self, task: TrackingTask, *, worlds: int, threads: int, generator: np.random.Generator) -> None:
+        """Start the threads.
+
+        Args:
+            task: What to do.
+            worlds: Number of robots.
+            threads: Physics threads; they live as long as this object.
+            generator: Source of start frames and noise.
+        """
+        limit = np.full(task.actions, task.action_limit, dtype=np.float32)
+        self.render_mode = None
+        super().__init__(
+            worlds,
+            spaces.Box(-np.inf, np.inf, (task.observation_size,), np.float32),
+            spaces.Box(-limit, limit, dtype=np.float32),
+        )
+        self.task, self.generator = task, generator
+        self.sampler = StartSampler(task.library)
+        self.episodes = Episodes.empty(worlds, task.actions)
+        self.steps = np.zeros(worlds, dtype=np.int64)
+        self.returns = np.zeros(worlds)
+        self.state: Float[Array, "env state"] = np.zeros(
+            (worlds, 1 + task.library.qpos.shape[1] + task.library.qvel.shape[1])
+        )
+        self.diverged = 0
+        """Simulations that blew up so far."""
+        model = task.robot.model(control=task.config.control, timestep=task.config.timestep)
+        self._model = model
+        self._data = [mujoco.MjData(model) for _ in range(max(1, threads))]
+        self._pool = rollout.Rollout(nthread=threads if threads > 1 else 0)
+        self._substeps = substeps(task.config.hz, task.config.timestep)
+        self._coordinates = model.nq
+        self._actions: Float[Array, "env action"] = np.zeros((worlds, task.actions))
+        self._no_info: dict[str, object] = {}
+
+    @property
+    def qpos(self) -> Float[Array, "env coordinate"]:
+        """Positions of all robots."""
+        return self.state[:, 1 : 1 + self._coordinates]
+
+    @property
+    def qvel(self) -> Float[Array, "env velocity"]:
+        """Velocities of all robots."""
+        return self.state[:, 1 + self._coordinates :]
+
+    def reset(self) -> Float[Array, "env feature"]:
+        """Start every robot from a sampled, perturbed frame."""
+        self._restart(np.arange(self.num_envs))
+        return self.observe()
+
+    def reset_to(self, frames: Int[Array, " env"]) -> Float[Array, "env feature"]:
+        """Start every robot exactly at the given library frames, without noise."""
+        rows = np.arange(self.num_envs)
+        qpos, qvel = self.task.start(self.episodes, rows, frames)
+        self._place(rows, qpos, qvel)
+        return self.observe()
+
+    def observe(self) -> Float[Array, "env feature"]:
+        """Return the present observations."""
+        return self.task.observe(self.qpos, self.qvel, self.episodes).astype(np.float32)
+
+    def step_async(self, actions: Float[Array, "env action"]) -> None:
+        """Keep the actions for :meth:`step_wait`."""
+        limit = self.task.action_limit
+        self._actions = np.clip(np.asarray(actions, dtype=np.float64), -limit, limit)
+
+    def simulate(self, ctrl: Float[Array, "env actuator"]) -> None:
+        """Hold ctrl for one control period in every world."""
+        held = np.repeat(ctrl[:, None], self._substeps, axis=1)
+        states, _ = self._pool.rollout(self._model, self._data, self.state, held)
+        self.state = states[:, -1].copy()
+
+    def step_wait(self) -> tuple[Array, Array, Array, list[dict[str, object]]]:
+        """Advance all robots by one control step; finished episodes restart at once."""
+        task, action = self.task, self._actions
+        self.simulate(task.control(self.episodes, action))
+        result = task.advance(self.episodes, self.qpos, self.qvel, action)
+        self.steps += 1
+        self.returns += result.reward
+        self._push()
+        observation = self.observe()
+        done = result.terminated | result.truncated
+        infos = [self._no_info] * self.num_envs
+        rows = np.flatnonzero(done)
+        if len(rows):
+            self.diverged += int(result.diverged.sum())
+            for row in rows:
+                infos[row] = {
+                    "terminal_observation": observation[row].copy(),
+                    "TimeLimit.truncated": bool(result.truncated[row]),
+                    "episode": {"r": float(self.returns[row]), "l": int(self.steps[row]), "t": 0.0},
+                }
+            self.sampler.update(self.episodes.start[rows], self.episodes.frame[rows], result.terminated[rows])
+            self._restart(rows)
+            part = Episodes(
+                frame=self.episodes.frame[rows],
+                start=self.episodes.start[rows],
+                last_action=self.episodes.last_action[rows],
+            )
+            observation[rows] = task.observe(self.qpos[rows], self.qvel[rows], part).astype(np.float32)
+        return observation, result.reward, done, infos
+
+    def _push(self) -> None:
+        """Kick some robots horizontally, if the task asks for it."""
+        config = self.task.config
+        if config.push_speed <= 0.0:
+            return
+        hit = np.flatnonzero(self.generator.random(self.num_envs) < 1.0 / (config.push_interval_s * config.hz))
+        kick = self.generator.uniform(-config.push_speed, config.push_speed, (len(hit), 2))
+        self.state[hit, 1 + self._coordinates : 3 + self._coordinates] += kick
+
+    def _restart(self, rows: Int[Array, " row"]) -> None:
+        frames = self.sampler.sample(len(rows), self.generator)
+        qpos, qvel = self.task.start(self.episodes, rows, frames)
+        self._place(rows, *self.task.perturb(qpos, qvel, self.generator))
+
+    def _place(
+        self, rows: Int[Array, " row"], qpos: Float[Array, "row coordinate"], qvel: Float[Array, "row velocity"]
+    ) -> None:
+        self.state[rows] = initial_time_state(qpos, qvel)
+        self.steps[rows] = 0
+        self.returns[rows] = 0.0
+
+    def snapshot(self) -> dict[str, Array]:
+        """Return everything that determines the future besides the generator: for exact resume."""
+        return {
+            "state": self.state,
+            "frame": self.episodes.frame,
+            "start": self.episodes.start,
+            "last_action": self.episodes.last_action,
+            "steps": self.steps,
+            "returns": self.returns,
+            "failure": self.sampler.failure,
+            "diverged": np.array([self.diverged]),
+        }
+
+    def restore(self, arrays: dict[str, Array]) -> None:
+        """Take back what :meth:`snapshot` gave."""
+        self.state = arrays["state"].copy()
+        self.episodes = Episodes(
+            frame=arrays["frame"].copy(), start=arrays["start"].copy(), last_action=arrays["last_action"].copy()
+        )
+        self.steps, self.returns = arrays["steps"].copy(), arrays["returns"].copy()
+        self.sampler.failure = arrays["failure"].copy()
+        self.diverged = int(arrays["diverged"][0])
+
+    def close(self) -> None:
+        """Stop the threads."""
+        self._pool.close()
+
+    def env_is_wrapped(self, wrapper_class: type, indices: int | Sequence[int] | None = None) -> list[bool]:
+        """No world is wrapped."""
+        return [False] * len(self._rows(indices))
+
+    def get_attr(self, attr_name: str, indices: int | Sequence[int] | None = None) -> list[object]:
+        """Return the shared attribute once per world."""
+        return [getattr(self, attr_name)] * len(self._rows(indices))
+
+    def set_attr(self, attr_name: str, value: object, indices: int | Sequence[int] | None = None) -> None:
+        """Set the shared attribute."""
+        setattr(self, attr_name, value)
+
+    def env_method(
+        self, method_name: str, *args: object, indices: int | Sequence[int] | None = None, **kwargs: object
+    ) -> list[object]:
+        """Call a method of the batch."""
+        return [getattr(self, method_name)(*args, **kwargs)]
+
+    def _rows(self, indices: int | Sequence[int] | None) -> Sequence[int]:
+        if indices is None:
+            return range(self.num_envs)
+        return [indices] if isinstance(indices, int) else indices

@@ -1,0 +1,193 @@
+"""The motions to follow, the command that is shown, and where episodes start."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from scipy.ndimage import gaussian_filter1d
+
+from motionlex.data import quaternion
+from motionlex.data.clip import MotionClip
+from motionlex.data.errors import UserError
+from motionlex.data.robots import Robot
+from motionlex.envs.kinematics import SiteKinematics
+from motionlex.envs.rewards import BodyState
+
+MINIMUM_RUN = 40
+"""Frames of the shortest stretch of valid frames that is used."""
+
+
+class MotionLibrary:
+    """All valid stretches ("runs") of some clips, concatenated; velocities never cross a run's ends."""
+
+    def __init__(self, clips: Sequence[MotionClip], robot: Robot, hz: float) -> None:
+        """Cut the clips into runs of valid frames.
+
+        Args:
+            clips: Motions of this robot, all at ``hz``.
+            robot: Whose motions they are.
+            hz: Control rate [1/s].
+
+        Raises:
+            UserError: If rates differ or nothing is left.
+        """
+        self.robot, self.hz = robot, hz
+        runs: list[tuple[int, int, MotionClip]] = []
+        for index, clip in enumerate(clips):
+            if abs(clip.hz - hz) > 1e-9:
+                raise UserError(f"clip {clip.name!r} has {clip.hz:g} Hz; the library wants {hz:g} Hz")
+            runs += [(index, start, clip.slice(start, stop)) for start, stop in valid_runs(clip)]
+        if not runs:
+            raise UserError(
+                f"no stretch of at least {MINIMUM_RUN} valid frames ({MINIMUM_RUN / hz:.2f} s) in the clips"
+            )
+        self.clip_names = tuple(clip.name for clip in clips)
+        lengths = np.array([run.frames for _, _, run in runs])
+        self.run_starts = np.concatenate(([0], np.cumsum(lengths)[:-1]))
+        self.run_stops = self.run_starts + lengths
+        self.run_clip = np.array([index for index, _, _ in runs])
+        self.run_of = np.repeat(np.arange(len(runs)), lengths)
+        self.clip_frame = np.concatenate([start + np.arange(run.frames) for _, start, run in runs])
+        self.qpos = np.concatenate([run.qpos for _, _, run in runs])
+        self.qvel = np.concatenate([run.qvel() for _, _, run in runs])
+        self.sites = SiteKinematics(robot)(self.qpos)
+
+    @property
+    def frames(self) -> int:
+        """Number of frames of all runs."""
+        return len(self.qpos)
+
+    @property
+    def last_frame(self) -> Int[np.ndarray, " frame"]:
+        """Last frame of the run of every frame."""
+        return self.run_stops[self.run_of] - 1
+
+    def clip_of(self, frame: Int[np.ndarray, " env"]) -> Int[np.ndarray, " env"]:
+        """Return the index (into ``clip_names``) of the clip of each frame."""
+        return self.run_clip[self.run_of[frame]]
+
+    def at(self, frame: Int[np.ndarray, " env"]) -> BodyState:
+        """Return the reference at some frames."""
+        return BodyState(qpos=self.qpos[frame], qvel=self.qvel[frame], sites=self.sites[frame])
+
+
+def valid_runs(clip: MotionClip) -> list[tuple[int, int]]:
+    """Return [start, stop) of every stretch of valid frames long enough to use."""
+    edges = np.flatnonzero(np.diff(np.concatenate(([False], np.asarray(clip.valid), [False])).astype(int)))
+    return [(int(a), int(b)) for a, b in zip(edges[::2], edges[1::2], strict=True) if b - a >= MINIMUM_RUN]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommandSource:
+    """What the policy is shown at every library frame; reward, start and termination use the library itself.
+
+    Frames are rows of ``qpos``/``qvel``; ``rows[t]`` names those seen at library frame t. A command that is decoded
+    segment by segment shows at t only frames of the segment that runs at t, as at run time.
+    """
+
+    qpos: Float[np.ndarray, "row coordinate"] | None = None
+    """Command frames in the world."""
+    qvel: Float[np.ndarray, "row velocity"] | None = None
+    """Their velocities."""
+    rows: Int[np.ndarray, "frame ahead"] | None = None
+    """Rows shown at each library frame, one per look-ahead."""
+    codes: Int[np.ndarray, "segment token"] | None = None
+    """Codes of every segment."""
+    segment: Int[np.ndarray, " frame"] | None = None
+    """Segment that runs at each library frame."""
+    phase: Float[np.ndarray, " frame"] | None = None
+    """Frames since that segment's start, divided by the frames between replans."""
+    vocabulary: int = 0
+    """Number of code values."""
+
+    def permuted(self, generator: np.random.Generator) -> CommandSource:
+        """Return the command of wrong moments: segments (or frames, where there are none) in random order.
+
+        What the policy sees at t then belongs to another place of the library: its hinge angles, codes and velocities are
+        those of the other place, while the root is left where it is, so that the error is the content's alone.
+        """
+        if self.codes is not None:
+            return replace(self, codes=generator.permutation(self.codes))
+        assert self.qpos is not None and self.qvel is not None and self.rows is not None
+        blocks = np.arange(len(self.qpos)) // 50
+        order = generator.permutation(blocks.max() + 1)
+        source = np.minimum(order[blocks] * 50 + np.arange(len(blocks)) % 50, len(blocks) - 1)
+        qpos, qvel = self.qpos.copy(), self.qvel.copy()
+        qpos[:, 7:], qvel[:, 6:] = self.qpos[source, 7:], self.qvel[source, 6:]
+        return replace(self, qpos=qpos, qvel=qvel)
+
+
+def reference_command(library: MotionLibrary, ahead: Sequence[int]) -> CommandSource:
+    """Show the data set's own frames, held at the end of each run."""
+    frames = np.arange(library.frames)[:, None] + np.asarray(ahead)
+    return CommandSource(qpos=library.qpos, qvel=library.qvel, rows=np.minimum(frames, library.last_frame[:, None]))
+
+
+class StartSampler:
+    """Start frames, more often shortly before where the policy fails.
+
+    The library is cut into bins of 0.5 s. Each keeps a moving average of failure: a finished episode writes 0 to the bins
+    it passed and 1 to the bin in which it was terminated. A bin's weight is its own average plus half the next bin's, and
+    a share of the starts stays uniform over all frames.
+    """
+
+    def __init__(
+        self, library: MotionLibrary, *, bin_s: float = 0.5, uniform_share: float = 0.3, rate: float = 0.1
+    ) -> None:
+        """Cut the library into bins; all count as failing until proven otherwise."""
+        width = max(1, round(bin_s * library.hz))
+        tail = 10  # an episode that starts in a run's last frames teaches nothing
+        edges = [
+            (start, min(start + width, stop - tail))
+            for a, stop in zip(library.run_starts, library.run_stops, strict=True)
+            for start in range(a, stop - tail, width)
+        ]
+        self._starts, self._stops = (np.array(side) for side in zip(*edges, strict=True))
+        self._uniform_share, self._rate = uniform_share, rate
+        self.failure = np.ones(len(edges))
+        """Moving average of failure of every bin, in [0, 1]."""
+        self._adjacent = np.append(self._stops[:-1] == self._starts[1:], False)
+
+    def sample(self, count: int, generator: np.random.Generator) -> Int[np.ndarray, " env"]:
+        """Draw start frames."""
+        after = np.append(self.failure[1:], 0.0) * self._adjacent
+        weight = self.failure + 0.5 * after + 1e-9
+        size = (self._stops - self._starts).astype(float)
+        share = (1.0 - self._uniform_share) * weight / weight.sum() + self._uniform_share * size / size.sum()
+        cumulative = np.cumsum(share)
+        draw = generator.random((2, count))
+        chosen = np.minimum(np.searchsorted(cumulative, draw[0] * cumulative[-1], side="right"), len(share) - 1)
+        return self._starts[chosen] + (draw[1] * size[chosen]).astype(np.int64)
+
+    def update(
+        self, start: Int[np.ndarray, " episode"], end: Int[np.ndarray, " episode"], failed: Bool[np.ndarray, " episode"]
+    ) -> None:
+        """Learn from finished episodes that ran over [start, end] of one run each."""
+        first = np.searchsorted(self._starts, start, side="right") - 1
+        last = np.searchsorted(self._starts, end, side="right") - 1
+        for a, b, lost in zip(first, last, failed, strict=True):
+            self.failure[a : b + 1] *= 1.0 - self._rate
+            if lost:
+                self.failure[b] += self._rate
+
+
+def smooth(clip: MotionClip, *, sigma_s: float = 0.02) -> MotionClip:
+    """Smooth positions by a Gaussian of ``sigma_s`` [s]; the root quaternion is renormalised, the mask kept."""
+    qpos = gaussian_filter1d(clip.qpos, sigma_s * clip.hz, axis=0, mode="nearest")
+    qpos[:, 3:7] = quaternion.normalise(qpos[:, 3:7])
+    return replace(clip, qpos=qpos)
+
+
+def settle(clip: MotionClip, robot: Robot, *, percentile: float = 20.0) -> MotionClip:
+    """Shift the root height so that the given percentile of the lowest foot site's height is that of standing."""
+    kinematics = SiteKinematics(robot)
+    feet = [i for i, name in enumerate(robot.sites) if "foot" in name]
+    standing = np.concatenate(([0.0, 0.0, robot.standing_height, 1.0, 0.0, 0.0, 0.0], robot.default_pose))[None]
+    sole = float(kinematics(standing)[0, feet, 2].min())
+    lowest = kinematics(clip.qpos)[:, feet, 2].min(axis=1)
+    qpos = clip.qpos.copy()
+    qpos[:, 2] -= np.percentile(lowest[np.asarray(clip.valid)], percentile) - sole
+    return replace(clip, qpos=qpos)

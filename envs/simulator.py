@@ -1,0 +1,102 @@
+"""One simulated robot, stepped at the control rate, with every physics step open to a recorder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import mujoco
+import numpy as np
+from jaxtyping import Float
+
+from motionlex.data.errors import UserError
+from motionlex.data.robots import Robot
+from motionlex.data.robots.robot import Control
+
+Recorder = Callable[[mujoco.MjData], None]
+
+
+def substeps(hz: float, timestep: float) -> int:
+    """Return how many physics steps make one control step.
+
+    Args:
+        hz: Control rate [1/s].
+        timestep: Physics step [s].
+
+    Raises:
+        UserError: If the control period is not a whole number of physics steps.
+    """
+    count = round(1.0 / (hz * timestep))
+    if count < 1 or abs(count * hz * timestep - 1.0) > 1e-6:
+        raise UserError(f"--hz {hz:g}: the control period must be a whole number of {timestep * 1e3:g} ms steps")
+    return count
+
+
+def initial_time_state(
+    qpos: Float[np.ndarray, "env coordinate"], qvel: Float[np.ndarray, "env velocity"]
+) -> Float[np.ndarray, "env state"]:
+    """Stack time 0, positions and velocities as MuJoCo's FULLPHYSICS state of a model without activations."""
+    return np.concatenate((np.zeros((len(qpos), 1)), qpos, qvel), axis=1)
+
+
+class Simulator:
+    """One robot in MuJoCo.
+
+    The models carry no warm start, so the state (qpos, qvel) and ctrl determine the next state exactly: replaying
+    recorded ctrl through plain ``mj_step`` from the recorded start gives the same numbers, and so does
+    ``mujoco.rollout`` in :mod:`motionlex.envs.batched`.
+    """
+
+    def __init__(self, robot: Robot, *, control: Control = "pd", hz: float = 50.0, timestep: float = 0.005) -> None:
+        """Compile the model.
+
+        Args:
+            robot: What to simulate.
+            control: ``"pd"`` (ctrl = target angles [rad]) or ``"torque"`` (ctrl = torques [N m]).
+            hz: Control rate [1/s].
+            timestep: Physics step [s].
+        """
+        self.robot = robot
+        self.hz = hz
+        self.model = robot.model(control=control, timestep=timestep)
+        self.data = mujoco.MjData(self.model)
+        self.substeps = substeps(hz, timestep)
+        self.recorders: list[Recorder] = []
+        """Called with the data after every physics step; ctrl is the one that was applied."""
+
+    @property
+    def qpos(self) -> Float[np.ndarray, " coordinate"]:
+        """Copy of the positions: root [m], quaternion, hinges [rad]."""
+        return self.data.qpos.copy()
+
+    @property
+    def qvel(self) -> Float[np.ndarray, " velocity"]:
+        """Copy of the velocities: root world linear [m/s], root body angular [rad/s], hinges [rad/s]."""
+        return self.data.qvel.copy()
+
+    @property
+    def time(self) -> float:
+        """Simulated time since the reset [s]."""
+        return float(self.data.time)
+
+    @property
+    def finite(self) -> bool:
+        """Whether the state is still made of finite numbers."""
+        return bool(np.isfinite(self.data.qpos).all() and np.isfinite(self.data.qvel).all())
+
+    def reset(self, qpos: Float[np.ndarray, " coordinate"], qvel: Float[np.ndarray, " velocity"]) -> None:
+        """Put the robot into a state at time 0 and update what depends on it."""
+        mujoco.mj_resetData(self.model, self.data)
+        self.data.qpos[:] = qpos
+        self.data.qvel[:] = qvel
+        mujoco.mj_forward(self.model, self.data)
+
+    def step(self, ctrl: Float[np.ndarray, " actuator"]) -> None:
+        """Hold ctrl for one control period."""
+        self.data.ctrl[:] = ctrl
+        if not self.recorders:
+            mujoco.mj_step(self.model, self.data, nstep=self.substeps)
+            return
+        for _ in range(self.substeps):
+            mujoco.mj_step(self.model, self.data)
+            for record in self.recorders:
+                record(self.data)

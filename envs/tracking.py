@@ -1,0 +1,108 @@
+"""``motionlex/H1Track-v0``: one robot that follows a motion, as a gymnasium environment."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from jaxtyping import Float
+
+from motionlex.data.datasets import load_dataset
+from motionlex.data.robots import get_robot
+from motionlex.envs.reference import MotionLibrary, StartSampler
+from motionlex.envs.simulator import Simulator
+from motionlex.envs.task import Episodes, TaskConfig, TrackingTask
+
+ENVIRONMENT_ID = "motionlex/H1Track-v0"
+Info = dict[str, float | int | bool]
+
+
+class H1Track(gymnasium.Env):
+    """Follow a reference motion; observation, reward and end are :class:`motionlex.envs.task.TrackingTask`'s.
+
+    ``reset(options={"frame": t})`` starts exactly at library frame t, without noise.
+    """
+
+    metadata: ClassVar[dict[str, object]] = {"render_modes": ["rgb_array"], "render_fps": 50}
+
+    def __init__(self, task: TrackingTask | None = None, render_mode: str | None = None) -> None:
+        """Make the environment.
+
+        Args:
+            task: What to do; None follows the built-in motions at 50 Hz.
+            render_mode: None or ``"rgb_array"``.
+        """
+        if task is None:
+            robot, config = get_robot("h1"), TaskConfig()
+            clips = load_dataset("builtin", None, hz=config.hz).train
+            task = TrackingTask(robot, MotionLibrary(clips, robot, config.hz), config)
+        self.task, self.render_mode = task, render_mode
+        self.simulator = Simulator(
+            task.robot, control=task.config.control, hz=task.config.hz, timestep=task.config.timestep
+        )
+        self.sampler = StartSampler(task.library)
+        self.episodes = Episodes.empty(1, task.actions)
+        limit = np.full(task.actions, task.action_limit, dtype=np.float32)
+        self.action_space = spaces.Box(-limit, limit, dtype=np.float32)
+        self.observation_space = spaces.Box(-np.inf, np.inf, (task.observation_size,), np.float32)
+        self._renderer: object | None = None
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, object] | None = None
+    ) -> tuple[Float[np.ndarray, " feature"], Info]:
+        """Start an episode at a sampled, perturbed frame, or exactly at ``options["frame"]``."""
+        super().reset(seed=seed)
+        row = np.zeros(1, dtype=np.int64)
+        if options and "frame" in options:
+            frames = np.array([options["frame"]], dtype=np.int64)
+            qpos, qvel = self.task.start(self.episodes, row, frames)
+        else:
+            frames = self.sampler.sample(1, self.np_random)
+            qpos, qvel = self.task.perturb(*self.task.start(self.episodes, row, frames), self.np_random)
+        self.simulator.reset(qpos[0], qvel[0])
+        return self._observe(), {"frame": int(frames[0])}
+
+    def step(
+        self, action: Float[np.ndarray, " action"]
+    ) -> tuple[Float[np.ndarray, " feature"], float, bool, bool, Info]:
+        """Hold the action for one control period."""
+        task = self.task
+        bounded = np.clip(np.asarray(action, dtype=np.float64), -task.action_limit, task.action_limit)[None]
+        self.simulator.step(task.control(self.episodes, bounded)[0])
+        result = task.advance(self.episodes, self.simulator.qpos[None], self.simulator.qvel[None], bounded)
+        info: Info = {"frame": int(self.episodes.frame[0]), "diverged": bool(result.diverged[0])}
+        return (
+            self._observe(),
+            float(result.reward[0]),
+            bool(result.terminated[0]),
+            bool(result.truncated[0]),
+            info,
+        )
+
+    def render(self) -> np.ndarray | None:
+        """Return the present picture (height, width, 3) under ``"rgb_array"``."""
+        if self.render_mode != "rgb_array":
+            return None
+        from motionlex.envs.viewer import make_painter
+
+        if self._renderer is None:
+            self._renderer = make_painter(self.simulator.model)
+        return self._renderer.paint(self.simulator.data)
+
+    def close(self) -> None:
+        """Free the renderer."""
+        if self._renderer is not None:
+            self._renderer.close()
+            self._renderer = None
+
+    def _observe(self) -> Float[np.ndarray, " feature"]:
+        observation = self.task.observe(self.simulator.qpos[None], self.simulator.qvel[None], self.episodes)
+        return observation[0].astype(np.float32)
+
+
+def register() -> None:
+    """Make ``gymnasium.make("motionlex/H1Track-v0")`` known; repeated calls do nothing."""
+    if ENVIRONMENT_ID not in gymnasium.registry:
+        gymnasium.register(id=ENVIRONMENT_ID, entry_point="motionlex.envs.tracking:H1Track")
