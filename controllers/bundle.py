@@ -15,20 +15,20 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from motionlex.controllers.latent_policy import LatentPolicy
-from motionlex.controllers.low_level import LowLevelPolicy
+from motionlex.controllers.low_level_policy import LowLevelPolicy
 from motionlex.data.errors import UserError
 from motionlex.data.features import SCHEMA_VERSION
-from motionlex.data.storage import file_sha256
+from motionlex.data.storage import file_sha256, write_bytes, write_json
 from motionlex.motion_vae.checkpoint import TrainedAutoencoder, load_run
 
 FORMAT_VERSION = 1
@@ -102,7 +102,7 @@ def resolve_bundle(name: str | None) -> Path:
 
 
 def _files(folder: Path) -> Iterable[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != META)
+    return sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / META)
 
 
 def read_meta(folder: Path) -> BundleMeta:
@@ -185,7 +185,7 @@ def check_agreement(
     rates = {
         "bundle": meta.hz,
         "autoencoder": float(autoencoder.statistics.hz),
-        "low-level policy": float(low_level.config.hz),
+        "low-level policy": float(low_level.task.hz),
     }
     if len(set(rates.values())) > 1:
         listed = ", ".join(f"{name} {rate:g} Hz" for name, rate in rates.items())
@@ -200,16 +200,16 @@ def check_agreement(
             f"the autoencoder has {model.tokens} of {model.vocabulary} and {features}: "
             "it was distilled from another autoencoder"
         )
-    if low_level.config.goal != meta.goal:
+    if low_level.task.goal != meta.goal:
         raise UserError(
-            f"the bundle says goal {meta.goal!r}, its low-level policy was trained for {low_level.config.goal!r}"
+            f"the bundle says goal {meta.goal!r}, its low-level policy was trained for {low_level.task.goal!r}"
         )
 
 
 def save_bundle(
     folder: Path,
     meta: BundleMeta,
-    parts: Mapping[str, Mapping[str, Path]],
+    contents: Mapping[str, bytes],
     captions: Mapping[str, Float[Tensor, "caption width"]],
 ) -> BundleMeta:
     """Write a bundle; either all of it appears or nothing.
@@ -217,7 +217,7 @@ def save_bundle(
     Args:
         folder: Where; must not exist.
         meta: Its card, without digests.
-        parts: For each of ``PARTS``: name inside the part -> file to copy.
+        contents: Files of the parts by path inside the bundle, e.g. ``vae/weights.safetensors``.
         captions: Embedded captions by action label.
 
     Returns:
@@ -228,17 +228,14 @@ def save_bundle(
     """
     if folder.exists():
         raise UserError(f"{folder} exists: choose another --out or remove it")
-    folder.parent.mkdir(parents=True, exist_ok=True)
     partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
     try:
-        for part in PARTS:
-            (partial / part).mkdir(parents=True)
-            for name, source in parts[part].items():
-                shutil.copyfile(source, partial / part / name)
-        save_file({label: rows.contiguous() for label, rows in captions.items()}, partial / CAPTIONS)
+        for name, content in contents.items():
+            write_bytes(partial / name, content)
+        write_bytes(partial / CAPTIONS, save({label: rows.contiguous() for label, rows in captions.items()}))
         digests = {path.relative_to(partial).as_posix(): file_sha256(path) for path in _files(partial)}
-        card = BundleMeta(**{**asdict(meta), "commands": tuple(meta.commands), "sha256": digests})
-        (partial / META).write_text(json.dumps(asdict(card), indent=2) + "\n", encoding="utf-8")
+        card = replace(meta, sha256=digests)
+        write_json(partial / META, asdict(card))
         partial.rename(folder)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)

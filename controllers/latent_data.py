@@ -109,11 +109,13 @@ class Corruption:
     history_noise: float = 0.05
     """Standard deviation of the noise on the history, in standardised units."""
     path_noise: float = 0.02
-    """Standard deviation of the noise on the centre-of-mass paths [m]."""
+    """Standard deviation of the shift of the centre-of-mass paths [m]."""
+    text_noise: float = 0.02
+    """Standard deviation of the noise on the 384 numbers of a unit sentence embedding, renormalised afterwards."""
 
 
 NO_CORRUPTION = Corruption(
-    text_dropout=0.0, path_dropout=1.0, reconstruction_share=0.0, history_noise=0.0, path_noise=0.0
+    text_dropout=0.0, path_dropout=1.0, reconstruction_share=0.0, history_noise=0.0, path_noise=0.0, text_noise=0.0
 )
 
 
@@ -236,9 +238,10 @@ class DistillationSet:
             timeline.com[future], timeline.yaw[future], rng.random(count) >= corruption.yaw_dropout, origin, yaw
         )
         path[..., :2] += corruption.path_noise * rng.standard_normal((count, 1, 2))
+        blur = torch.from_numpy(corruption.text_noise * rng.standard_normal(tuple(text.shape))).float()
         return Conditions(
             history=torch.from_numpy(history).float(),
-            text=text,
+            text=torch.nn.functional.normalize(text + blur, dim=-1),
             com_past=torch.from_numpy(to_local(timeline.com[past], origin, yaw)).float(),
             path=torch.from_numpy(path).float(),
             has_text=torch.from_numpy(rng.random(count) >= corruption.text_dropout),
@@ -275,4 +278,5 @@ class Captions:
 
     def draw(self, labels: Int[np.ndarray, " batch"], rng: np.random.Generator) -> Float[Tensor, "batch width"]:
         """Pick one caption per label at random."""
-        return torch.stack([rows[int(rng.integers(len(rows)))] for rows in (self.embeddings[i] for i in labels)])
+        chosen = [self.embeddings[label] for label in labels]
+        return torch.stack([rows[int(rng.integers(len(rows)))] for rows in chosen])

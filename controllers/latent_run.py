@@ -126,6 +126,7 @@ def _create(flags: HighLevelFlags) -> dict[str, PlainValue]:
     examples = prepare_examples(config.task, autoencoder)
     trainer = _trainer(config, autoencoder, examples)
     meta = {**checkpoint.provenance(), "seed": flags.seed, "hz": float(autoencoder.statistics.hz)}
+    meta["labels"] = list(examples.train.timeline.labels)
     with checkpoint.NewRunFolder(folder) as partial:
         checkpoint.write_json(partial / checkpoint.CONFIG_FILE, to_plain(config))
         _save(partial, trainer, meta)

@@ -14,7 +14,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from motionlex.controllers.conditions import WINDOW, Conditions, path_features, to_local
-from motionlex.controllers.latent_data import REPLAN_FRAMES
 from motionlex.controllers.latent_policy import LatentPolicy, SamplingConfig
 from motionlex.data import quaternion
 from motionlex.data.features import compute_features, features_to_state, rotate_features, to_heading
@@ -32,10 +31,6 @@ class Segment:
     """Planned positions; frame 0 is the present."""
     qvel: Float[np.ndarray, "frame velocity"]
     """Planned velocities."""
-    start_xy: Float[np.ndarray, " 2"]
-    """Where the segment was placed [m]."""
-    start_yaw: float
-    """Heading it was placed with [rad]."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,12 +73,18 @@ class Planner:
         self._features = np.zeros((WINDOW, 127))
         self._com = np.zeros((WINDOW, 2))
         self._xy, self._yaw = np.zeros(2), 0.0
-        self._tail: Segment | None = None
+        self._tail: tuple[np.ndarray, np.ndarray] | None = None
+        self._running: tuple[np.ndarray, Segment] | None = None
 
     @property
     def com(self) -> Float[np.ndarray, " 2"]:
         """Planned centre of mass at the latest frame [m], plan frame."""
         return self._com[-1]
+
+    @property
+    def anchor(self) -> tuple[Float[np.ndarray, " 2"], float]:
+        """Planned root at the latest frame: position [m] and heading [rad], plan frame."""
+        return self._xy, self._yaw
 
     def reset(self, qpos: Float[np.ndarray, " coordinate"]) -> None:
         """Start from a pose at rest, as if it had been held for the whole history."""
@@ -91,7 +92,7 @@ class Planner:
         self._features = np.repeat(features, WINDOW, axis=0)
         self._com = np.repeat(self._kinematics(qpos[None]).com[:, :2], WINDOW, axis=0)
         self._xy, self._yaw = qpos[:2].copy(), float(quaternion.yaw(qpos[None, 3:7])[0])
-        self._tail = None
+        self._tail = self._running = None
 
     def conditions(self, text: Float[Tensor, " width"], path: DesiredPath | None) -> Conditions:
         """Describe the present to the latent policy, in its heading frame."""
@@ -112,8 +113,26 @@ class Planner:
             has_path=torch.full((1,), path is not None),
         )
 
+    def commit(self, executed: int) -> None:
+        """Take the first frames of the running segment into the history; its frame ``executed`` becomes the present.
+
+        Args:
+                executed: Frames since the segment began.
+        """
+        if self._running is None or executed == 0:
+            return
+        features, segment = self._running
+        taken = executed + 1  # frame 0 replaces the latest frame of the history
+        com = self._kinematics(segment.qpos[:taken]).com[:, :2]
+        self._features = np.concatenate([self._features[:-1], features[:taken]])[-WINDOW:]
+        self._com = np.concatenate([self._com[:-1], com])[-WINDOW:]
+        self._xy = segment.qpos[executed, :2].copy()
+        self._yaw = float(quaternion.yaw(segment.qpos[executed : executed + 1, 3:7])[0])
+        self._tail = (segment.qpos[executed:], segment.qvel[executed:])
+        self._running = None
+
     def replan(self, text: Float[Tensor, " width"], path: DesiredPath | None = None) -> Segment:
-        """Choose and decode the next segment, and assume that its first half will be executed.
+        """Choose and decode a segment that starts at the present; ``commit`` what was executed first.
 
         Args:
             text: Sentence embedding of the command.
@@ -124,35 +143,22 @@ class Planner:
         """
         codes, _ = self._policy.sample(self.conditions(text, path), self._generator, self._sampling)
         decoded = np.asarray(self._autoencoder.decode_features(codes), dtype=np.float64)
-        qpos, qvel = features_to_state(
-            decoded, hz=self._hz, start_xy=self._xy[None], start_yaw=np.array([self._yaw])
-        )
-        segment = Segment(
-            codes=codes[0].numpy(), qpos=qpos[0], qvel=qvel[0], start_xy=self._xy, start_yaw=self._yaw
-        )
-        self._advance(rotate_features(decoded, np.array([self._yaw]))[0], segment)
-        blended = _fade_in(self._tail, segment, self._blend)
-        self._tail = segment
-        return blended
-
-    def _advance(self, features: Float[np.ndarray, "frame feature"], segment: Segment) -> None:
-        """Append the first half of a segment to the history; its frame 0 replaces the latest frame."""
-        taken = REPLAN_FRAMES + 1
-        com = self._kinematics(segment.qpos[:taken]).com[:, :2]
-        self._features = np.concatenate([self._features[:-1], features[:taken]])[-WINDOW:]
-        self._com = np.concatenate([self._com[:-1], com])[-WINDOW:]
-        self._xy = segment.qpos[REPLAN_FRAMES, :2].copy()
-        self._yaw = float(quaternion.yaw(segment.qpos[REPLAN_FRAMES : REPLAN_FRAMES + 1, 3:7])[0])
+        yaw = np.array([self._yaw])
+        qpos, qvel = features_to_state(decoded, hz=self._hz, start_xy=self._xy[None], start_yaw=yaw)
+        segment = Segment(codes=codes[0].numpy(), qpos=qpos[0], qvel=qvel[0])
+        self._running = (rotate_features(decoded, yaw)[0], segment)
+        return _fade_in(self._tail, segment, self._blend)
 
 
-def _fade_in(old: Segment | None, new: Segment, frames: int) -> Segment:
-    """Blend the first frames of a segment with what the previous one had planned for them."""
-    if old is None or frames == 0:
+def _fade_in(tail: tuple[np.ndarray, np.ndarray] | None, new: Segment, frames: int) -> Segment:
+    """Blend the first frames of a segment with what the segment before had planned for them."""
+    if tail is None or frames == 0:
         return new
+    old_qpos, old_qvel = (part[:frames] for part in tail)
+    frames = len(old_qpos)
     weight = (np.arange(1, frames + 1) / (frames + 1))[:, None]
     qpos, qvel = new.qpos.copy(), new.qvel.copy()
-    before = slice(REPLAN_FRAMES, REPLAN_FRAMES + frames)
-    qpos[:frames] += (1 - weight) * (old.qpos[before] - new.qpos[:frames])
-    qpos[:frames, 3:7] = quaternion.slerp(old.qpos[before, 3:7], new.qpos[:frames, 3:7], weight[:, 0])
-    qvel[:frames] += (1 - weight) * (old.qvel[before] - new.qvel[:frames])
-    return Segment(codes=new.codes, qpos=qpos, qvel=qvel, start_xy=new.start_xy, start_yaw=new.start_yaw)
+    qpos[:frames] += (1 - weight) * (old_qpos - new.qpos[:frames])
+    qpos[:frames, 3:7] = quaternion.slerp(old_qpos[:, 3:7], new.qpos[:frames, 3:7], weight[:, 0])
+    qvel[:frames] += (1 - weight) * (old_qvel - new.qvel[:frames])
+    return Segment(codes=new.codes, qpos=qpos, qvel=qvel)

@@ -78,3 +78,60 @@ def tiny_autoencoder(tiny_vae_run):
     from motionlex.motion_vae.checkpoint import load_run
 
     return load_run(tiny_vae_run)
+
+
+def toy_embedding(texts):
+    """A stand-in for BERT that needs no model: a fixed random unit vector per text."""
+    import zlib
+
+    import torch
+
+    rows = [torch.randn(384, generator=torch.Generator().manual_seed(zlib.crc32(t.encode()))) for t in texts]
+    return torch.nn.functional.normalize(torch.stack(rows), dim=-1)
+
+
+@pytest.fixture(scope="session")
+def toy_encode():
+    """Stand-in for ``TextEncoder.encode``."""
+    return toy_embedding
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tmp_path_factory, tiny_vae_run, tiny_autoencoder):
+    """Folder of a bundle of small, untrained parts: everything runs, nothing walks."""
+    import torch
+
+    from motionlex.controllers.bundle import BundleMeta, save_bundle
+    from motionlex.controllers.latent_policy import LatentPolicy, LatentPolicyConfig
+    from motionlex.controllers.low_level_policy import LowLevelPolicy, PolicyShape
+    from motionlex.data.features import SCHEMA_VERSION
+    from motionlex.envs.task import TaskConfig
+
+    folder = tmp_path_factory.mktemp("parts")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = tiny_autoencoder.model
+        shape = LatentPolicyConfig(
+            vocabulary=model.vocabulary, features=tiny_autoencoder.statistics.size, width=16, layers=1, heads=2
+        )
+        latent_policy = LatentPolicy(shape)
+        low_level = LowLevelPolicy(
+            PolicyShape(observation=151, critic_observation=151, actions=19, action_limit=4.0, hidden=(16, 16)),
+            TaskConfig(goal="decoded"),
+        )
+    for name, part in (("latent_policy", latent_policy), ("low_level", low_level)):
+        (folder / name).mkdir()
+        part.save(folder / name)
+    contents = {
+        f"{part}/{path.name}": path.read_bytes()
+        for part, run in (("vae", tiny_vae_run), ("latent_policy", None), ("low_level", None))
+        for path in (folder / part if run is None else run).iterdir()
+        if path.is_file()
+    }
+    meta = BundleMeta(
+        name="tiny", hz=50.0, robot="h1", goal="decoded", control="pd", data="builtin", schema_version=SCHEMA_VERSION
+    )
+    captions = {label: toy_embedding([label, f"please {label}"]) for label in ("stand", "wave", "walk_forward")}
+    bundle = tmp_path_factory.mktemp("bundles") / "tiny"
+    save_bundle(bundle, meta, contents, captions)
+    return bundle

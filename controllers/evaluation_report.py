@@ -1,0 +1,134 @@
+"""``motionlex evaluate-stack``: choose stages, load what they need, collect their reports."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from motionlex.controllers.bundle import Bundle, load_bundle, resolve_bundle
+from motionlex.controllers.evaluation import (
+    EvaluationConfig,
+    Value,
+    evaluate_data,
+    evaluate_generated,
+    evaluate_reconstruction,
+    evaluate_simulated,
+)
+from motionlex.controllers.evaluation_tracking import evaluate_tracking
+from motionlex.controllers.low_level import build_task, load_low_level_config, select_clips
+from motionlex.controllers.low_level_policy import LowLevelPolicy
+from motionlex.controllers.motion_classifier import fit_classifier
+from motionlex.controllers.text import TextEncoder
+from motionlex.data.datasets import load_dataset
+from motionlex.data.errors import UserError
+from motionlex.data.robots import get_robot
+from motionlex.envs.reference import MotionLibrary, settle, smooth
+from motionlex.motion_vae.checkpoint import CONFIG_FILE
+
+logger = logging.getLogger(__name__)
+Stage = Literal["data", "reconstruction", "generated", "simulated", "tracking", "all"]
+STAGES = ("data", "reconstruction", "generated", "simulated", "tracking")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateStackFlags:
+    """Evaluate a bundle (or, with --stage tracking, a run of train_lowlevel) stage by stage."""
+
+    stage: Stage = "all"
+    """data, reconstruction, generated, simulated, tracking, or all of them."""
+    data: str | None = None
+    """Data set; None takes the one of the bundle."""
+    data_root: Path | None = None
+    """Folder of the data set; None reads the data set's environment variable."""
+    prompts: int = 2
+    """Held-out captions per action."""
+    prompt_seconds: float = 5.0
+    """Duration of one prompt [s]."""
+    split: Literal["validation", "train"] = "validation"
+    """Clips for --stage tracking, unless the run names its own clips."""
+    survival_rollouts: int = 10
+    """Rollouts of 30 s with a new command every 5 s; 0 leaves them out."""
+    seed: int = 0
+    """Seed of codes and of the order of commands."""
+    threads: int = 1
+    """Threads of torch."""
+    json: bool = False
+    """Print one JSON object as the last line of stdout."""
+
+
+def evaluate_stack(target: str | None, flags: EvaluateStackFlags) -> Mapping[str, Value]:
+    """Evaluate a bundle or a run.
+
+    Args:
+        target: Folder of a bundle or run; None takes the built-in bundle.
+        flags: What to evaluate.
+
+    Returns:
+        With one stage its keys, with ``all`` one object per stage.
+
+    Raises:
+        UserError: On an unknown bundle, run or data set.
+    """
+    if flags.prompts < 1 or flags.survival_rollouts < 0 or flags.threads < 1 or flags.prompt_seconds < 2.0:
+        raise UserError("--prompts and --threads must be positive, --survival-rollouts >= 0, --prompt-seconds >= 2")
+    torch.set_num_threads(flags.threads)
+    folder = None if target is None else Path(target)
+    if folder is not None and (folder / CONFIG_FILE).is_file():
+        if flags.stage not in ("tracking", "all"):
+            raise UserError(f"{target} is no bundle: only --stage tracking works on a run of train_lowlevel")
+        return _tracking(folder, flags)
+    bundle = load_bundle(resolve_bundle(target))
+    stages = STAGES if flags.stage == "all" else (flags.stage,)
+    reports = {stage: _stage(stage, bundle, flags) for stage in stages}
+    head: dict[str, Value] = {"bundle": bundle.meta.name, "hz": bundle.meta.hz, "seed": float(flags.seed)}
+    return {**head, **(reports if flags.stage == "all" else reports[flags.stage])}
+
+
+def _stage(stage: str, bundle: Bundle, flags: EvaluateStackFlags) -> dict[str, Value]:
+    logger.info("stage %s", stage)
+    if stage == "tracking":
+        return dict(_tracking(bundle.path / "low_level", flags))
+    data = load_dataset(flags.data or bundle.meta.data, flags.data_root, hz=bundle.meta.hz)
+    clips = data.validation or data.train
+    if stage == "reconstruction":
+        return evaluate_reconstruction(bundle, clips, seed=flags.seed)
+    judge = fit_classifier(data.train)
+    if stage == "data":
+        return evaluate_data(judge, clips)
+    config = EvaluationConfig(
+        prompts_per_action=flags.prompts,
+        prompt_s=flags.prompt_seconds,
+        survival_rollouts=flags.survival_rollouts,
+        seed=flags.seed,
+    )
+    evaluate = evaluate_generated if stage == "generated" else evaluate_simulated
+    return evaluate(bundle, judge, TextEncoder().encode, config)
+
+
+def _tracking(folder: Path, flags: EvaluateStackFlags) -> dict[str, Value]:
+    """Roll the low-level policy of a run or a bundle out along motions and compare."""
+    config = load_low_level_config(folder)
+    vae = folder.parent / "vae"
+    if (vae / CONFIG_FILE).is_file() and folder.name == "low_level":
+        config = replace(config, vae=str(vae))
+    robot = get_robot(config.robot)
+    root = flags.data_root or (None if config.data_root is None else Path(config.data_root))
+    data = load_dataset(flags.data or config.data, root, hz=config.task.hz)
+    if config.clips:
+        clips = select_clips(data.clips, config.clips)
+    else:
+        clips = data.validation if flags.split == "validation" and data.validation else data.train
+    if config.prepare:
+        clips = tuple(settle(smooth(clip), robot) for clip in clips)
+    library = MotionLibrary(clips, robot, config.task.hz)
+    task, _ = build_task(config, library, "cpu")
+    policy = LowLevelPolicy.load(folder)
+    report = evaluate_tracking(
+        policy, library, task.command, robot=robot, config=config.task, threads=flags.threads
+    )
+    return {"goal": config.task.goal, "split": flags.split, **report}

@@ -1,0 +1,151 @@
+"""``motionlex pack-bundle``: three runs become one bundle."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from motionlex.controllers.bundle import BundleMeta, check_agreement, save_bundle, verify
+from motionlex.controllers.latent_policy import LatentPolicy
+from motionlex.controllers.latent_run import load_high_level_config
+from motionlex.controllers.low_level import load_low_level_config
+from motionlex.controllers.low_level_policy import LowLevelPolicy
+from motionlex.controllers.text import TextEncoder, TextFunction
+from motionlex.data.captions import training_captions
+from motionlex.data.errors import UserError
+from motionlex.data.features import SCHEMA_VERSION
+from motionlex.data.storage import file_sha256
+from motionlex.motion_vae.checkpoint import CONFIG_FILE, META_FILE, WEIGHTS_FILE, load_run, provenance, read_json
+from motionlex.motion_vae.registry import PlainValue
+
+logger = logging.getLogger(__name__)
+FILES = {
+    "vae": (CONFIG_FILE, META_FILE, WEIGHTS_FILE),
+    "latent_policy": (CONFIG_FILE, META_FILE, WEIGHTS_FILE),
+    "low_level": (CONFIG_FILE, META_FILE, WEIGHTS_FILE, "policy.json"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackFlags:
+    """Pack an autoencoder, a latent policy and a low-level policy into one bundle."""
+
+    vae: Path
+    """Run of train_motion_vae."""
+    highlevel: Path
+    """Run of motionlex train-highlevel, distilled from that autoencoder."""
+    lowlevel: Path
+    """Run of train_lowlevel with --goal decoded or latent."""
+    out: Path
+    """Folder of the new bundle."""
+    name: str = "builtin"
+    """Name of the bundle."""
+    licence: str = "Apache-2.0"
+    """Licence of the weights."""
+    note: str = ""
+    """One sentence for the card."""
+    temperature: float = 1.0
+    """Default temperature of the choice of codes."""
+    top_p: float = 1.0
+    """Default nucleus of the choice of codes."""
+    guidance: float = 1.0
+    """Default classifier-free guidance on the text."""
+    json: bool = False
+    """Print one JSON object as the last line of stdout."""
+
+
+def pack_bundle(flags: PackFlags, encode: TextFunction | None = None) -> dict[str, PlainValue]:
+    """Pack three runs and check the result.
+
+    Args:
+        flags: Runs and card.
+        encode: Text encoder; the frozen BERT when None.
+
+    Returns:
+        Folder, size [MB] and number of files.
+
+    Raises:
+        UserError: If a run is missing or the runs do not belong together.
+    """
+    if flags.out.exists():
+        raise UserError(f"{flags.out} exists: choose another --out or remove it")
+    autoencoder = load_run(flags.vae)
+    high, low = load_high_level_config(flags.highlevel), load_low_level_config(flags.lowlevel)
+    latent_policy, low_level = LatentPolicy.load(flags.highlevel), LowLevelPolicy.load(flags.lowlevel)
+    digest = file_sha256(flags.vae / WEIGHTS_FILE)
+    if high.vae_sha256 != digest:
+        raise UserError(f"{flags.highlevel} was distilled from another autoencoder than {flags.vae}")
+    if low.vae is not None and Path(low.vae, WEIGHTS_FILE).is_file():
+        if file_sha256(Path(low.vae) / WEIGHTS_FILE) != digest:
+            raise UserError(f"{flags.lowlevel} was trained on codes of another autoencoder than {flags.vae}")
+    if low.task.goal == "reference":
+        raise UserError(f"{flags.lowlevel} follows data-set frames: a bundle needs --goal decoded or latent")
+    runs = {"vae": flags.vae, "latent_policy": flags.highlevel, "low_level": flags.lowlevel}
+    metas = {part: read_json(run / META_FILE) for part, run in runs.items()}
+    meta = BundleMeta(
+        name=flags.name,
+        hz=float(autoencoder.statistics.hz),
+        robot=low.robot,
+        goal=low.task.goal,
+        control=low.task.control,
+        data=high.task.data,
+        schema_version=SCHEMA_VERSION,
+        sampling={"temperature": flags.temperature, "top_p": flags.top_p, "guidance": flags.guidance},
+        commands=(*(_command(metas[part]) for part in runs), _command(provenance())),
+        provenance={"licence": flags.licence, "note": flags.note}
+        | {f"{part}_{key}": _text(values.get(key)) for part, values in metas.items() for key in ("commit", "steps")},
+    )
+    check_agreement(meta, autoencoder, latent_policy, low_level)
+    encode = TextEncoder().encode if encode is None else encode
+    captions = {label: encode(training_captions(label)) for label in _labels(metas["latent_policy"])}
+    contents = {
+        f"{part}/{name}": _content(run / name) for part, run in runs.items() for name in FILES[part]
+    }
+    save_bundle(flags.out, meta, contents, captions)
+    verify(flags.out)
+    files = [path for path in flags.out.rglob("*") if path.is_file()]
+    size = sum(path.stat().st_size for path in files) / 1e6
+    logger.info("%s: %d files, %.1f MB", flags.out, len(files), size)
+    return {"bundle": str(flags.out), "size_mb": size, "files": len(files), "goal": meta.goal, "hz": meta.hz}
+
+
+def _labels(meta: Mapping[str, PlainValue]) -> list[str]:
+    """Action labels that the latent policy was trained on."""
+    labels = meta.get("labels")
+    if not isinstance(labels, (list, tuple)) or not labels:
+        raise UserError("the run of train-highlevel names no action labels in its meta.json: train it again")
+    return [str(label) for label in labels]
+
+
+def _content(path: Path) -> bytes:
+    """Read a file of a run; absolute paths inside JSON files are shortened to ``runs/<name>``."""
+    if not path.is_file():
+        raise UserError(f"{path} is missing")
+    if path.suffix != ".json":
+        return path.read_bytes()
+    return (json.dumps(_portable(json.loads(path.read_text(encoding="utf-8"))), indent=2) + "\n").encode()
+
+
+def _portable(value: PlainValue) -> PlainValue:
+    """Shorten absolute paths, which mean nothing on another machine."""
+    if isinstance(value, dict):
+        return {key: _portable(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_portable(item) for item in value]
+    if isinstance(value, str) and Path(value).is_absolute():
+        return f"runs/{Path(value).name}"
+    return value
+
+
+def _command(meta: Mapping[str, PlainValue]) -> str:
+    """The command that made a run, as one would type it."""
+    command = _portable(meta.get("command"))
+    return shlex.join(str(word) for word in command) if isinstance(command, list) else ""
+
+
+def _text(value: PlainValue) -> str:
+    return "" if value is None else str(value)
