@@ -15,7 +15,7 @@ import tyro
 from motionlex.data.errors import UserError
 
 Config = TypeVar("Config")
-JsonValue = str | int | float | bool | None | Sequence["JsonValue"] | Mapping[str, "JsonValue"]
+JsonValue = str | int | float | bool | None | Sequence[object] | Mapping[str, object]
 EXIT_USER_ERROR = 2
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import files
 from typing import Literal
+from xml.etree import ElementTree
 
 import mujoco
 import numpy as np
@@ -137,7 +138,10 @@ class Robot:
         MuJoCo's writer rounds some numbers (gains in the seventh digit). Since ``model`` compiles this very text, a
         recorded motion can be replayed bit for bit from the text alone.
         """
-        spec = mujoco.MjSpec.from_string(self.xml())
+        tree = ElementTree.fromstring(self.xml())
+        for actuators in tree.findall("actuator"):
+            tree.remove(actuators)
+        spec = mujoco.MjSpec.from_string(ElementTree.tostring(tree, encoding="unicode"))
         spec.option.timestep = timestep
         spec.option.integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST
         spec.option.iterations = iterations
@@ -145,8 +149,6 @@ class Robot:
         # Without warm starts the next state is a function of (qpos, qvel, ctrl) alone: replays, batches and single
         # simulations then agree bit for bit. Measured: no slower. Without auto-reset a diverged state stays visible.
         spec.option.disableflags |= int(mujoco.mjtDisableBit.mjDSBL_WARMSTART | mujoco.mjtDisableBit.mjDSBL_AUTORESET)
-        for actuator in list(spec.actuators):
-            spec.delete(actuator)
         if control != "none":
             for joint in self.joints:
                 _add_motor(spec, joint, control)
@@ -155,11 +157,10 @@ class Robot:
 
 
 def _add_motor(spec: mujoco.MjSpec, joint: Joint, control: Control) -> None:
-    """Add one actuator; the servo is MuJoCo's affine bias kp (ctrl - q) - kv dq with a clipped force."""
+    """Add one actuator (a motor of gear 1 by MuJoCo's defaults); the servo is MuJoCo's affine bias kp (ctrl - q) - kv dq with a clipped force."""
     actuator = spec.add_actuator(name=joint.name, target=joint.name, trntype=mujoco.mjtTrn.mjTRN_JOINT)
     limit = [-joint.torque_limit, joint.torque_limit]
     if control == "torque":
-        actuator.set_to_motor()
         actuator.ctrllimited = True
         actuator.ctrlrange = limit
         return
