@@ -62,7 +62,7 @@ def from_yaw(yaw: Float[np.ndarray, "*batch"] | float) -> Float[np.ndarray, "*ba
 def yaw(q: Quaternions) -> Float[np.ndarray, "*batch"]:
     """Return the heading [rad]: angle of the rotated x axis in the horizontal plane."""
     w, x, y, z = np.moveaxis(q, -1, 0)
-    return np.arctan2(2 * (x * y + w * z), 1 - 2 * (y * y + z * z))
+    return np.asarray(np.arctan2(2 * (x * y + w * z), 1 - 2 * (y * y + z * z)))
 
 
 def to_rotvec(q: Quaternions) -> Vectors:
@@ -84,7 +84,7 @@ def from_rotvec(v: Vectors) -> Quaternions:
 
 def angle_between(a: Float[np.ndarray, "*#batch 4"], b: Float[np.ndarray, "*#batch 4"]) -> Float[np.ndarray, "*out"]:
     """Return the angle [rad] in [0, pi] of the rotation from a to b; q and -q are the same rotation."""
-    return np.linalg.norm(to_rotvec(multiply(conjugate(a), b)), axis=-1)
+    return np.asarray(np.linalg.norm(to_rotvec(multiply(conjugate(a), b)), axis=-1))
 
 
 def slerp(a: Quaternions, b: Quaternions, fraction: Float[np.ndarray, "*batch"] | float) -> Quaternions:

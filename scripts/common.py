@@ -56,7 +56,7 @@ def run_cli(
     return 0
 
 
-def finite(value: JsonValue) -> JsonValue:
+def finite(value: object) -> object:
     """Replace numbers that JSON cannot carry (NaN, infinities) by null, at any depth."""
     if isinstance(value, Mapping):
         return {key: finite(item) for key, item in value.items()}
