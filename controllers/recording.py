@@ -52,7 +52,7 @@ class PhysicsRecording:
             {
                 "qpos": qpos[:-1],
                 "qvel": qvel[:-1],
-                "ctrl": np.array(self._ctrl).reshape(len(self._ctrl), -1),
+                "ctrl": np.array(self._ctrl).reshape(len(self._ctrl), self._data.ctrl.size),
                 "time": time[:-1],
                 "model_xml": np.array(self._model_xml),
                 "final_qpos": qpos[-1],

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import tyro
@@ -63,6 +63,7 @@ class SimulateFlags:
     """Print one JSON object as the last line of stdout."""
 
 
+@runtime_checkable
 class Screen(Protocol):
     """Something that is shown every control step."""
 
@@ -224,6 +225,8 @@ def _check_writable(path: Path | None) -> None:
 
 def _screens(flags: SimulateFlags, stack: Stack) -> list[Screen]:
     """Open the video and the viewer that were asked for."""
+    if flags.video is None and flags.viewer == "none":
+        return []
     from motionlex.envs import viewer
 
     screens: list[Screen] = []

@@ -1,0 +1,169 @@
+"""``motionlex simulate``: commands, paths, JSON, and mistakes in one clear line."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+
+from motionlex.controllers import simulation
+from motionlex.controllers.com_path import read_com_path
+from motionlex.controllers.episode import TimedCommand, heading_change_deg, is_down, parse_commands, speeds, tilt_deg
+from motionlex.data.errors import UserError
+from motionlex.scripts.simulate import main
+
+
+@pytest.fixture(autouse=True)
+def quick_text(monkeypatch, toy_encode):
+    class Encoder:
+        encode = staticmethod(toy_encode)
+
+    monkeypatch.setattr("motionlex.controllers.stack.TextEncoder", Encoder)
+
+
+def test_commands_and_durations():
+    assert parse_commands(["walk", "turn left:2.5", "say: hello", "wave:1"], 4.0) == (
+        TimedCommand(text="walk", seconds=4.0),
+        TimedCommand(text="turn left", seconds=2.5),
+        TimedCommand(text="say: hello", seconds=4.0),
+        TimedCommand(text="wave", seconds=1.0),
+    )
+    assert parse_commands(["walk"], None)[0].seconds == 5.0
+
+
+@pytest.mark.parametrize("bad", ["", "   ", ":5", "walk:0", "walk:-1", "walk:nan", "walk:inf"])
+def test_bad_commands_are_user_errors(bad):
+    with pytest.raises(UserError):
+        parse_commands([bad], None)
+
+
+def test_json_carries_the_agreed_keys(tiny_bundle, capsys, tmp_path):
+    record = tmp_path / "f.npz"
+    flags = ["--bundle", str(tiny_bundle), "--json", "--record", str(record), "--seed", "1", "stand:0.4", "wave:0.6"]
+    assert main(flags) == 0
+    lines = capsys.readouterr().out.strip().splitlines()
+    result = json.loads(lines[-1])
+    assert {"fell", "seconds", "real_time_factor", "distance_m", "heading_change_deg", "commands", "bundle"} <= set(result)
+    assert result["seconds"] == pytest.approx(1.0)
+    assert [c["text"] for c in result["commands"]] == ["stand", "wave"]
+    assert [c["start_s"] for c in result["commands"]] == [0.0, pytest.approx(0.4)]
+    assert all({"text", "action", "similarity", "start_s"} <= set(c) for c in result["commands"])
+    assert result["bundle"] == "tiny"
+    with np.load(record) as file:
+        assert len(file["qpos"]) == 200  # 1 s at 5 ms
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--bundle", "nowhere", "walk"],
+        [""],
+        ["walk", "  "],
+        ["walk:0"],
+        ["--seconds", "0", "walk"],
+        ["--com-path", "nowhere.csv", "walk"],
+        ["--video", "nowhere/x.mp4", "walk"],
+        ["--temperature", "-1", "walk"],
+        ["--top-p", "0", "walk"],
+    ],
+)
+def test_mistakes_are_one_line_and_exit_code_2(arguments, tiny_bundle, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    if "--bundle" not in arguments:
+        arguments = ["--bundle", str(tiny_bundle), *arguments]
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.err.strip().count("\n") == 0 and "error" in captured.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_text_and_no_terminal_is_a_mistake_with_advice(tiny_bundle, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    assert main(["--bundle", str(tiny_bundle)]) == 2
+    assert "walk forward" in capsys.readouterr().err
+
+
+def test_the_prompt_repeats_on_an_empty_line_and_leaves_on_quit(tiny_bundle, capsys, monkeypatch):
+    answers = iter(["", "wave:0.1", "", "walk:0", ":quit", "never asked"])
+    monkeypatch.setattr("builtins.input", lambda prompt: next(answers))
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    assert main(["--bundle", str(tiny_bundle), "--json"]) == 0
+    output = capsys.readouterr().out
+    result = json.loads(output.strip().splitlines()[-1])
+    assert [c["text"] for c in result["commands"]] == ["wave", "wave"]
+    assert "Nothing to repeat yet" in output and "seconds" in output
+    assert next(answers) == "never asked"
+
+
+def write(path, text):
+    path.write_text(text)
+    return path
+
+
+def test_a_path_is_read_and_interpolated(tmp_path):
+    path = read_com_path(write(tmp_path / "p.csv", "t_s,x_m,y_m,yaw_rad\n0,0,0,3\n2,4,-2,-3\n"))
+    xy, yaw = path.at(np.array([-1.0, 1.0, 9.0]))
+    np.testing.assert_allclose(xy, [[0, 0], [2, -1], [4, -2]])
+    np.testing.assert_allclose(yaw, [3, (3 + 2 * np.pi - 3) / 2, 2 * np.pi - 3])
+    free = read_com_path(write(tmp_path / "q.csv", "t_s, x_m, y_m\n0,0,0\n\n1,1,0\n"))
+    assert free.yaw is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "x,y\n0,0\n",
+        "t_s,x_m,y_m\n",
+        "t_s,x_m,y_m\n0,0,0\n",
+        "t_s,x_m,y_m\n0,0,0\n0,1,0\n",
+        "t_s,x_m,y_m\n0,0,0\n1,nan,0\n",
+        "t_s,x_m,y_m\n0,0,0\n1,0\n",
+        "t_s,x_m,y_m\n0,0,0\n1,0,zero\n",
+        "t_s,x_m,y_m\n1,0,0\n0,0,0\n",
+    ],
+)
+def test_malformed_paths_are_user_errors(tmp_path, text):
+    with pytest.raises(UserError, match="com-path"):
+        read_com_path(write(tmp_path / "p.csv", text))
+
+
+def test_binary_paths_are_user_errors(tmp_path):
+    (tmp_path / "p.csv").write_bytes(bytes(range(256)))
+    with pytest.raises(UserError, match="com-path"):
+        read_com_path(tmp_path / "p.csv")
+
+
+def circle(turn_rate, radius, seconds=8.0, hz=50.0):
+    """Walk forward along a circle."""
+    time = np.arange(round(seconds * hz) + 1) / hz
+    yaw = turn_rate * time
+    qpos = np.zeros((len(time), 26))
+    qpos[:, 0], qpos[:, 1], qpos[:, 2] = radius * np.sin(yaw), radius * (1 - np.cos(yaw)), 1.0
+    qpos[:, 3], qpos[:, 6] = np.cos(yaw / 2), np.sin(yaw / 2)
+    return qpos
+
+
+def test_measurements_of_a_circle():
+    qpos = circle(turn_rate=1.0, radius=0.8)
+    assert heading_change_deg(qpos) == pytest.approx(np.rad2deg(8.0))
+    speed, forward = speeds(qpos, 50.0)
+    # chord instead of arc, and the heading half a step behind: second order in 1/50 rad
+    assert speed == pytest.approx(0.8, rel=1e-3) and forward == pytest.approx(0.8, rel=1e-3)
+
+
+def test_tilt_and_falling_by_hand():
+    assert tilt_deg(np.array([np.cos(0.3), np.sin(0.3), 0.0, 0.0])) == pytest.approx(np.rad2deg(0.6))
+    pose = circle(1.0, 1.0)[0]
+    assert not is_down(pose)
+    low = pose.copy()
+    low[2] = 0.49
+    tilted = pose.copy()
+    tilted[3:7] = np.cos(np.deg2rad(31)), 0, np.sin(np.deg2rad(31)), 0
+    assert is_down(low) and is_down(tilted)
+
+
+def test_the_summary_of_a_run_is_finite():
+    run = simulation.Run(qpos=circle(1.0, 0.8), hz=50.0, commands=(), fell=False, wall_s=2.0)
+    summary = run.summary()
+    assert summary["real_time_factor"] == pytest.approx(4.0) and summary["seconds"] == pytest.approx(8.0)
