@@ -16,7 +16,7 @@ from motionlex.data.procedural.library import LABELS, LibraryConfig, library_pla
 from motionlex.data.robots import get_robot
 from motionlex.data.storage import cached_arrays, content_key
 
-VERSION = 2
+VERSION = 3
 """Raised whenever the generator's output changes; part of the cache key."""
 
 

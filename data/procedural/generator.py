@@ -31,7 +31,7 @@ HZ = 50.0
 """Rate at which motions are generated [frames/s]."""
 STAND_COM = 0.985
 """Height of the centre of mass when standing [m]; knees bent by about 0.4 rad."""
-ZMP_AHEAD = 0.025
+ZMP_AHEAD = 0.02
 """Wanted zero-moment point ahead of the ankle [m]: the ankle motor allows about 0.07 m."""
 _SWAY_ROLL = 1.0
 """Roll of the pelvis towards the standing leg per metre of sway [rad/m]; keeps the soles flatter."""

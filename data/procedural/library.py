@@ -39,6 +39,61 @@ class LibraryConfig:
     """Training medleys in which every other command is one of the rare actions."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Gait:
+    """Ranges from which the variants of a gait are drawn; units as in ``Style``."""
+
+    forward: tuple[float, float] = (0.0, 0.0)
+    left: tuple[float, float] = (0.0, 0.0)
+    turn_deg: tuple[float, float] = (0.0, 0.0)
+    step_frames: tuple[int, int] = (24, 26)
+    double_frames: int = 5
+    half_width: tuple[float, float] = (0.17, 0.19)
+    clearance: tuple[float, float] = (0.05, 0.07)
+    toe_pitch: float = 0.2
+    crouch: tuple[float, float] = (0.005, 0.02)
+    lean: tuple[float, float] = (0.02, 0.06)
+    arm_swing: tuple[float, float] = (0.6, 1.1)
+    elbow: tuple[float, float] = (1.0, 1.35)
+
+
+_GAITS = {
+    "walk_slow": _Gait(forward=(0.35, 0.45), step_frames=(25, 28), half_width=(0.17, 0.195)),
+    "walk_forward": _Gait(forward=(0.74, 0.86), step_frames=(22, 25), half_width=(0.165, 0.19), lean=(0.04, 0.08)),
+    "walk_fast": _Gait(
+        forward=(1.14, 1.28),
+        step_frames=(19, 20),
+        double_frames=3,
+        half_width=(0.155, 0.18),
+        clearance=(0.06, 0.08),
+        lean=(0.08, 0.13),
+        arm_swing=(0.7, 1.1),
+    ),
+    "jog": _Gait(
+        forward=(1.45, 1.65),
+        step_frames=(17, 18),
+        double_frames=-5,
+        half_width=(0.14, 0.16),
+        clearance=(0.12, 0.15),
+        toe_pitch=0.5,
+        crouch=(0.03, 0.04),
+        lean=(0.1, 0.15),
+        arm_swing=(0.8, 1.1),
+        elbow=(0.1, 0.4),
+    ),
+    "walk_backward": _Gait(forward=(-0.55, -0.35), half_width=(0.18, 0.2), crouch=(0.01, 0.025), lean=(0.0, 0.05)),
+    "sidestep": _Gait(left=(0.24, 0.31), step_frames=(20, 23), half_width=(0.16, 0.175), lean=(0.0, 0.04)),
+    "turn": _Gait(
+        turn_deg=(65.0, 85.0), step_frames=(18, 20), double_frames=4, half_width=(0.18, 0.2), lean=(0.0, 0.04)
+    ),
+    "walk_turn": _Gait(forward=(0.5, 0.75), turn_deg=(30.0, 45.0), step_frames=(22, 25)),
+    "march": _Gait(
+        step_frames=(24, 28), half_width=(0.18, 0.2), clearance=(0.16, 0.21), toe_pitch=0.4, arm_swing=(0.9, 1.3)
+    ),
+}
+"""Gaits; those with sides are given for the left."""
+
+
 def sample_style(label: str, rng: np.random.Generator) -> Style:
     """Draw one variant of an action.
 
@@ -46,126 +101,29 @@ def sample_style(label: str, rng: np.random.Generator) -> Style:
         label: One of ``LABELS``.
         rng: Source of the variation.
     """
+    name = label.removesuffix("_left").removesuffix("_right")
+    if name not in _GAITS:
+        return _on_the_spot(label, rng)
+    gait, side = _GAITS[name], -1.0 if label.endswith("_right") else 1.0
 
-    def between(low: float, high: float) -> float:
-        return float(rng.uniform(low, high))
+    def draw(ends: tuple[float, float]) -> float:
+        return float(rng.uniform(*ends))
 
-    gait = dict(stepping=True, elbow=between(1.0, 1.35), mirrored=bool(rng.integers(2)))
-    side = -1.0 if label.endswith("right") else 1.0
-    match label:
-        case "walk_slow":
-            return Style(
-                label=label,
-                velocity=(between(0.35, 0.45), 0.0, 0.0),
-                step_frames=int(rng.integers(25, 29)),
-                half_width=between(0.17, 0.195),
-                clearance=between(0.05, 0.07),
-                crouch=between(0.005, 0.02),
-                lean=between(0.02, 0.05),
-                arm_swing=between(0.6, 1.2),
-                **gait,
-            )
-        case "walk_forward":
-            return Style(
-                label=label,
-                velocity=(between(0.74, 0.86), 0.0, 0.0),
-                step_frames=int(rng.integers(23, 27)),
-                half_width=between(0.165, 0.19),
-                clearance=between(0.05, 0.075),
-                crouch=between(0.005, 0.02),
-                lean=between(0.03, 0.07),
-                arm_swing=between(0.6, 1.1),
-                **gait,
-            )
-        case "walk_fast":
-            return Style(
-                label=label,
-                velocity=(between(1.14, 1.28), 0.0, 0.0),
-                step_frames=int(rng.integers(20, 23)),
-                double_frames=4,
-                half_width=between(0.155, 0.18),
-                clearance=between(0.06, 0.08),
-                crouch=between(0.015, 0.03),
-                lean=between(0.06, 0.10),
-                arm_swing=between(0.7, 1.1),
-                **gait,
-            )
-        case "jog":
-            return Style(
-                label=label,
-                velocity=(between(1.45, 1.65), 0.0, 0.0),
-                step_frames=int(rng.integers(17, 19)),
-                double_frames=-5,
-                half_width=between(0.14, 0.16),
-                clearance=between(0.12, 0.15),
-                toe_pitch=0.5,
-                crouch=between(0.05, 0.06),
-                lean=between(0.08, 0.13),
-                arm_swing=between(0.8, 1.1),
-                stepping=True,
-                elbow=between(0.1, 0.4),
-                mirrored=gait["mirrored"],
-            )
-        case "walk_backward":
-            return Style(
-                label=label,
-                velocity=(-between(0.35, 0.55), 0.0, 0.0),
-                step_frames=int(rng.integers(24, 27)),
-                half_width=between(0.18, 0.2),
-                clearance=between(0.05, 0.07),
-                crouch=between(0.01, 0.025),
-                lean=between(0.0, 0.05),
-                arm_swing=between(0.5, 1.0),
-                **gait,
-            )
-        case "sidestep_left" | "sidestep_right":
-            return Style(
-                label=label,
-                velocity=(0.0, side * between(0.24, 0.31), 0.0),
-                step_frames=int(rng.integers(20, 24)),
-                half_width=between(0.16, 0.175),
-                clearance=between(0.045, 0.065),
-                crouch=between(0.005, 0.025),
-                lean=between(0.0, 0.04),
-                **gait,
-            )
-        case "turn_left" | "turn_right":
-            return Style(
-                label=label,
-                velocity=(0.0, 0.0, side * np.deg2rad(between(65, 85))),
-                step_frames=int(rng.integers(18, 21)),
-                double_frames=4,
-                half_width=between(0.18, 0.2),
-                clearance=between(0.045, 0.065),
-                crouch=between(0.005, 0.02),
-                lean=between(0.0, 0.04),
-                **gait,
-            )
-        case "walk_turn_left" | "walk_turn_right":
-            return Style(
-                label=label,
-                velocity=(between(0.5, 0.75), 0.0, side * np.deg2rad(between(30, 45))),
-                step_frames=int(rng.integers(22, 26)),
-                half_width=between(0.17, 0.19),
-                clearance=between(0.05, 0.07),
-                crouch=between(0.005, 0.025),
-                lean=between(0.03, 0.06),
-                arm_swing=between(0.6, 1.1),
-                **gait,
-            )
-        case "march":
-            return Style(
-                label=label,
-                step_frames=int(rng.integers(24, 29)),
-                half_width=between(0.18, 0.2),
-                clearance=between(0.15, 0.2),
-                toe_pitch=0.4,
-                crouch=between(0.0, 0.015),
-                lean=between(0.0, 0.03),
-                arm_swing=between(0.9, 1.3),
-                **gait,
-            )
-    return _on_the_spot(label, rng)
+    return Style(
+        label=label,
+        velocity=(draw(gait.forward), side * draw(gait.left), side * float(np.deg2rad(draw(gait.turn_deg)))),
+        stepping=True,
+        step_frames=int(rng.integers(gait.step_frames[0], gait.step_frames[1] + 1)),
+        double_frames=gait.double_frames,
+        half_width=draw(gait.half_width),
+        clearance=draw(gait.clearance),
+        toe_pitch=gait.toe_pitch,
+        crouch=draw(gait.crouch),
+        lean=draw(gait.lean),
+        arm_swing=draw(gait.arm_swing),
+        elbow=draw(gait.elbow),
+        mirrored=bool(rng.integers(2)),
+    )
 
 
 def _on_the_spot(label: str, rng: np.random.Generator) -> Style:
