@@ -44,7 +44,7 @@ class PPOConfig:
     """Initial learning rate of the actor."""
     critic_rate: float = 1e-3
     """Learning rate of the critic, constant."""
-    target_kl: float = 0.02
+    target_kl: float = 0.03
     """KL divergence [nat] per update that the actor's learning rate is steered to."""
     rate_bounds: tuple[float, float] = (3e-5, 1e-3)
     """Range of the actor's learning rate."""
