@@ -1,6 +1,7 @@
 """The built-in motions obey physics: momentum by MuJoCo, single-leg statics, geometry; none of our checks' formulas."""
 
 from collections import defaultdict
+from itertools import pairwise
 
 import mujoco
 import numpy as np
@@ -242,13 +243,11 @@ def test_the_library_is_long_enough_and_covers_every_pair():
     assert len(set(names)) == len(names) and len(LABELS) >= 16
     pairs, variants = set(), defaultdict(int)
     for name, held_out, commands in plans:
-        assert commands[0].start == 0 and all(
-            a.stop == b.start for a, b in zip(commands[:-1], commands[1:], strict=True)
-        )
+        assert commands[0].start == 0 and all(a.stop == b.start for a, b in pairwise(commands))
         if name.startswith("medley"):
             assert all(50 <= c.stop - c.start <= 300 for c in commands)
             if not held_out:
-                pairs |= {(a.style.label, b.style.label) for a, b in zip(commands[:-1], commands[1:], strict=True)}
+                pairs |= {(a.style.label, b.style.label) for a, b in pairwise(commands)}
         else:
             variants[name.rsplit("_", 1)[0]] += 1
     assert {(a, b) for a in COMMON for b in COMMON if a != b} <= pairs
