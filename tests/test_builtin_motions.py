@@ -161,9 +161,17 @@ def test_single_support_torques_stay_inside_the_motor_limits(motions):
 
 @pytest.mark.parametrize(
     ("label", "forward", "left"),
-    [("walk_slow", 0.4, 0), ("walk_forward", 0.8, 0), ("walk_fast", 1.2, 0), ("walk_backward", -0.45, 0), ("jog", 1.55, 0),
-     ("sidestep_left", 0, 0.275), ("sidestep_right", 0, -0.275), ("march", 0, 0)],
-)  # fmt: skip
+    [
+        ("walk_slow", 0.4, 0),
+        ("walk_forward", 0.8, 0),
+        ("walk_fast", 1.2, 0),
+        ("walk_backward", -0.45, 0),
+        ("jog", 1.55, 0),
+        ("sidestep_left", 0, 0.275),
+        ("sidestep_right", 0, -0.275),
+        ("march", 0, 0),
+    ],
+)
 def test_gaits_have_their_speed(motions, label, forward, left):
     motion = motions[f"{label}_0"]
     part = motion.clip.qpos[steady(motion, label)]
