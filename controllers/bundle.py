@@ -81,7 +81,7 @@ class Bundle:
     """Chooses codes."""
     low_level: LowLevelPolicy
     """Drives the motors."""
-    captions: Mapping[str, Float[Tensor, "caption width"]]
+    captions: Mapping[str, Float[Tensor, "_ width"]]
     """Embedded captions by action label; feeds no controller."""
 
 
@@ -210,7 +210,7 @@ def save_bundle(
     folder: Path,
     meta: BundleMeta,
     contents: Mapping[str, bytes],
-    captions: Mapping[str, Float[Tensor, "caption width"]],
+    captions: Mapping[str, Float[Tensor, "_ width"]],
 ) -> BundleMeta:
     """Write a bundle; either all of it appears or nothing.
 
@@ -244,7 +244,7 @@ def save_bundle(
 
 
 def nearest_action(
-    text: Float[Tensor, " width"], captions: Mapping[str, Float[Tensor, "caption width"]]
+    text: Float[Tensor, " width"], captions: Mapping[str, Float[Tensor, "_ width"]]
 ) -> tuple[str, float]:
     """Name the known action whose closest caption resembles a text most. For display: no controller uses it.
 

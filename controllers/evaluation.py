@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,7 +28,7 @@ from motionlex.data.segments import SegmentSource
 from motionlex.motion_vae.evaluation import evaluate as evaluate_autoencoder
 
 logger = logging.getLogger(__name__)
-Value = str | float | bool | None | list["Value"] | dict[str, "Value"]
+Value = str | int | float | bool | None | Sequence[object] | Mapping[str, object]
 FALLEN = "fallen"
 """What the judge says of a robot that lies where it should not."""
 

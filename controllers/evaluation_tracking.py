@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -17,6 +17,7 @@ from motionlex.envs.task import TaskConfig, TrackingTask, move_under
 Report = dict[str, float | int | str | list[dict[str, float | int | str]]]
 
 
+@runtime_checkable
 class Policy(Protocol):
     """Anything that acts; LowLevelPolicy does."""
 

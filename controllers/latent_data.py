@@ -273,7 +273,7 @@ class DistillationSet:
 class Captions:
     """Embedded captions, by label index."""
 
-    embeddings: tuple[Float[Tensor, "caption width"], ...]
+    embeddings: tuple[Float[Tensor, "_ width"], ...]
     """One matrix per label."""
 
     def draw(self, labels: Int[np.ndarray, " batch"], rng: np.random.Generator) -> Float[Tensor, "batch width"]:

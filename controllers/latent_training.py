@@ -17,7 +17,7 @@ from torch import Tensor
 from motionlex.controllers.conditions import Conditions
 from motionlex.controllers.latent_data import NO_CORRUPTION, Captions, Corruption, DistillationSet, lay_out
 from motionlex.controllers.latent_policy import LatentPolicy, LatentPolicyConfig
-from motionlex.controllers.text import TextEncoder
+from motionlex.controllers.text import TextEncoder, TextFunction
 from motionlex.data.captions import held_out_captions, training_captions
 from motionlex.data.datasets import load_dataset
 from motionlex.data.errors import UserError
@@ -221,10 +221,10 @@ class LatentExamples:
     """Held-out captions by label index of the validation segments."""
 
 
-def embed_captions(encoder: TextEncoder, labels: tuple[str, ...], *, held_out: bool) -> Captions:
+def embed_captions(encode: TextFunction, labels: tuple[str, ...], *, held_out: bool) -> Captions:
     """Embed the training or the held-out captions of some labels."""
     choose = held_out_captions if held_out else training_captions
-    return Captions(embeddings=tuple(encoder.encode(choose(label)) for label in labels))
+    return Captions(embeddings=tuple(encode(choose(label)) for label in labels))
 
 
 def prepare_examples(task: LatentTask, autoencoder: TrainedAutoencoder) -> LatentExamples:
@@ -258,13 +258,13 @@ def prepare_examples(task: LatentTask, autoencoder: TrainedAutoencoder) -> Laten
         timeline = lay_out(data.validation, kinematics)
         if timeline.labels:
             validation = DistillationSet(timeline, autoencoder, samples=1, max_segments=2000, generator=generator)
-    encoder = TextEncoder()
+    encode = TextEncoder().encode
     return LatentExamples(
         train=train,
         validation=validation,
-        train_captions=embed_captions(encoder, train.timeline.labels, held_out=False),
+        train_captions=embed_captions(encode, train.timeline.labels, held_out=False),
         validation_captions=embed_captions(
-            encoder, () if validation is None else validation.timeline.labels, held_out=True
+            encode, () if validation is None else validation.timeline.labels, held_out=True
         ),
     )
 

@@ -230,7 +230,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise UserError(f"{path} is damaged: {error}") from error
 
 
-def read_plain(path: Path) -> Mapping[str, Mapping[str, PlainValue]]:
+def read_plain(path: Path) -> Mapping[str, PlainValue]:
     """Read a JSON object whose lists become tuples, as the dataclasses hold them.
 
     Raises:

@@ -130,7 +130,7 @@ def _content(path: Path) -> bytes:
     return (json.dumps(_portable(json.loads(path.read_text(encoding="utf-8"))), indent=2) + "\n").encode()
 
 
-def _portable(value: PlainValue) -> PlainValue:
+def _portable(value: object) -> object:
     """Shorten absolute paths, which mean nothing on another machine."""
     if isinstance(value, dict):
         return {key: _portable(item) for key, item in value.items()}
@@ -147,5 +147,5 @@ def _command(meta: Mapping[str, PlainValue]) -> str:
     return shlex.join(str(word) for word in command) if isinstance(command, list) else ""
 
 
-def _text(value: PlainValue) -> str:
+def _text(value: object) -> str:
     return "" if value is None else str(value)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Literal, Protocol, runtime_checkable
@@ -29,7 +29,7 @@ from motionlex.controllers.stack import Command, Stack
 from motionlex.data.errors import UserError
 
 logger = logging.getLogger(__name__)
-Value = str | float | bool | None | list["Value"] | dict[str, "Value"]
+Value = str | int | float | bool | None | Sequence[object] | Mapping[str, object]
 PROMPT = "command> "
 
 

@@ -11,7 +11,7 @@ from motionlex.data.registry import sibling_members
 from motionlex.motion_vae.contract import DiscreteAutoencoder, Method, Preset
 from motionlex.motion_vae.networks.trajectory import SegmentShape
 
-PlainValue = str | int | float | bool | None | Sequence["PlainValue"] | Mapping[str, "PlainValue"]
+PlainValue = str | int | float | bool | None | Sequence[object] | Mapping[str, object]
 
 
 def available_methods() -> tuple[str, ...]:
