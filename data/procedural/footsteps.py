@@ -117,7 +117,7 @@ class _Planner:
                 frame = self._step(style, frame)
             elif not self._aligned():
                 frame = self._step(style, frame)
-                if self._aligned() and not self.commands_step(frame):
+                if self._aligned() and not self._gait_at(frame):
                     frame = self._settle(frame)
             elif not self.holding:
                 frame = self._settle(frame)
@@ -127,7 +127,7 @@ class _Planner:
                 self.done[index] = max(self.done[index], frame)
         return self._sample()
 
-    def commands_step(self, frame: int) -> bool:
+    def _gait_at(self, frame: int) -> bool:
         """Return whether the command in force at a frame is a gait."""
         return any(c.start <= frame < c.stop and c.style.stepping for c in self.commands)
 

@@ -118,12 +118,12 @@ def _blend_channels(commands: tuple[Command, ...], plan: FootPlan) -> Float[np.n
 def _add_gait(channels: Float[np.ndarray, "frame channel"], commands: tuple[Command, ...], plan: FootPlan) -> None:
     """Swing arms and torso against the legs; gait posture changes at the steps."""
     n = len(channels)
-    swing, march = np.zeros(n), np.zeros(n)
+    swing = np.zeros(n)
     for command in commands:
         style = command.style
         if style.stepping:
             swing[command.start : command.stop] = style.arm_swing
-    swing, march = (gaussian_filter1d(v, 8.0, mode="nearest") for v in (swing, march))
+    swing = gaussian_filter1d(swing, 8.0, mode="nearest")
     heading = gaussian_filter1d(plan.yaw.mean(axis=1), 5.0, mode="nearest")
     ahead = plan.position[:, 0, :2] - plan.position[:, 1, :2]
     lead = ahead[:, 0] * np.cos(heading) + ahead[:, 1] * np.sin(heading)
