@@ -7,7 +7,7 @@ sequences. So a method owns its loss; everybody else sees codes, a distribution 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Generic, Protocol, TypeVar
+from typing import ClassVar, Generic, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -113,6 +113,7 @@ def fixed_variance_normal(mean: Float[Tensor, "batch frame feature"], variance: 
     return Independent(Normal(mean, variance**0.5, validate_args=False), 2, validate_args=False)
 
 
+@runtime_checkable
 class SegmentSampler(Protocol):
     """Where the trainer gets its batches: motionlex.data.segments.SegmentSource is one."""
 
@@ -132,7 +133,9 @@ class OptimisationConfig:
     hz: float = 100.0
     """Frame rate of the motion [1/s]."""
     learning_rate: float = 3e-4
-    """AdamW, constant."""
+    """AdamW, at the first step."""
+    learning_rate_end: float | None = None
+    """AdamW at the end of the schedule, reached exponentially; None keeps the rate constant."""
     weight_decay: float = 1e-4
     """AdamW."""
     adaptive_clipping: float = 1.0
@@ -142,6 +145,8 @@ class OptimisationConfig:
         for name in ("batch", "steps", "hz", "learning_rate", "adaptive_clipping"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        if self.learning_rate_end is not None and not self.learning_rate_end > 0.0:
+            raise ValueError(f"learning_rate_end must be positive, got {self.learning_rate_end}")
         if self.weight_decay < 0.0:
             raise ValueError(f"weight_decay must be >= 0, got {self.weight_decay}")
 

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from motionlex.motion_vae.contract import DiscreteAutoencoder, OptimisationConfig, ParameterGroup
+from motionlex.motion_vae.estimators import exponential_schedule
 
 SMALLEST_WEIGHT_NORM = 1e-3
 """Weights below this norm are treated as if they had it, so that zero-initialised ones can move."""
@@ -41,14 +42,20 @@ class GroupOptimiser:
         self.name = group.name
         self.parameters = list(group.parameters)
         self.clipping = config.adaptive_clipping if group.adaptive_clipping else None
+        self.follows_schedule = group.learning_rate is None
+        self.config = config
         self.adamw = torch.optim.AdamW(
             self.parameters,
             lr=config.learning_rate if group.learning_rate is None else group.learning_rate,
             weight_decay=config.weight_decay if group.weight_decay is None else group.weight_decay,
         )
 
-    def update(self) -> None:
-        """Clip, step and clear the gradients."""
+    def update(self, progress: float) -> None:
+        """Clip, step and clear the gradients; ``progress`` = step / schedule_steps sets the learning rate."""
+        if self.follows_schedule and self.config.learning_rate_end is not None:
+            rate = exponential_schedule(self.config.learning_rate, self.config.learning_rate_end, progress)
+            for parameters in self.adamw.param_groups:
+                parameters["lr"] = rate
         if self.clipping is not None:
             clip_gradients_adaptively(self.parameters, self.clipping)
         self.adamw.step()

@@ -5,7 +5,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 
@@ -21,6 +21,7 @@ WINDOW_STEPS = 50
 """Steps over which logged values are averaged."""
 
 
+@runtime_checkable
 class ScalarWriter(Protocol):
     """The part of TensorBoard's SummaryWriter that the trainer uses."""
 
@@ -56,12 +57,13 @@ class Trainer:
             NonFiniteLossError: If the loss is NaN or infinite; the weights are still those before the step.
         """
         batch = self.sampler.sample(self.config.batch, self.data_generator).to(self.device)
-        terms = self.model.loss(batch, self.model_generator, progress=self.steps / self.schedule_steps)
+        progress = self.steps / self.schedule_steps
+        terms = self.model.loss(batch, self.model_generator, progress=progress)
         if not math.isfinite(terms.total.item()):
             raise NonFiniteLossError(self.steps, batch, {name: value.item() for name, value in terms.terms.items()})
         terms.total.backward()
         for optimiser in self.optimisers:
-            optimiser.update()
+            optimiser.update(progress)
         self.model.after_update()
         self.steps += 1
         return terms

@@ -182,5 +182,5 @@ def test_nearest_code_agrees_with_all_distances():
 def test_beta_schedule_multiplies_by_a_constant():
     values = [exponential_schedule(2.0, 0.01, step / 4) for step in range(5)]
     assert values[0] == 2.0 and values[-1] == pytest.approx(0.01, rel=1e-12)
-    assert [b / a for a, b in zip(values, values[1:])] == pytest.approx([(0.01 / 2.0) ** 0.25] * 4, rel=1e-12)
+    assert [b / a for a, b in itertools.pairwise(values)] == pytest.approx([(0.01 / 2.0) ** 0.25] * 4, rel=1e-12)
     assert exponential_schedule(2.0, 0.01, 1.7) == pytest.approx(0.01), "after the horizon it stays"

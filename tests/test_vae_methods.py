@@ -83,7 +83,7 @@ class TestContract:
             errors.append(terms.metrics["mean_squared_error"].item())
             terms.total.backward()
             for optimiser in optimisers:
-                optimiser.update()
+                optimiser.update(0.0)
             model.after_update()
         assert sum(errors[-10:]) < 0.8 * sum(errors[:10])
 

@@ -17,7 +17,10 @@ def decoder(vocabulary=3, tokens=3, *, aligned=False, sharpen=1.0):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = AutoregressiveDecoder(
-            TransformerConfig(width=8, heads=2, layers=2, mlp_ratio=2), vocabulary=vocabulary, tokens=tokens, aligned=aligned
+            TransformerConfig(width=8, heads=2, layers=2, mlp_ratio=2),
+            vocabulary=vocabulary,
+            tokens=tokens,
+            aligned=aligned,
         )
     with torch.no_grad():
         network.output.weight.mul_(sharpen)
@@ -47,7 +50,9 @@ def test_samples_of_one_memory_do_not_see_another():
     context = memory(2, 4, torch.float64)
     indices = torch.randint(3, (2, 5, 4), generator=torch.Generator().manual_seed(3))
     together = network.log_prob(indices, context)
-    alone = torch.cat([network.log_prob(indices[i : i + 1, k : k + 1], context[i : i + 1]) for i in range(2) for k in range(5)])
+    alone = torch.cat(
+        [network.log_prob(indices[i : i + 1, k : k + 1], context[i : i + 1]) for i in range(2) for k in range(5)]
+    )
     torch.testing.assert_close(together.flatten(), alone.flatten(), rtol=0, atol=1e-12)
 
 

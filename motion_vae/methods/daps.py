@@ -23,8 +23,14 @@ from motionlex.motion_vae.contract import (
     Preset,
     fixed_variance_normal,
 )
-from motionlex.motion_vae.estimators import effective_sample_size, exponential_schedule, policy_search_weights
+from motionlex.motion_vae.estimators import (
+    effective_sample_size,
+    exponential_schedule,
+    nearest_code,
+    policy_search_weights,
+)
 from motionlex.motion_vae.losses import categorical_kl_to_uniform, gaussian_log_likelihood
+from motionlex.motion_vae.metrics import code_perplexity
 from motionlex.motion_vae.networks.autoregressive import AutoregressiveDecoder
 from motionlex.motion_vae.networks.trajectory import (
     SegmentShape,
@@ -33,6 +39,7 @@ from motionlex.motion_vae.networks.trajectory import (
     TrajectoryEncoder,
 )
 from motionlex.motion_vae.networks.transformer import TransformerConfig
+from motionlex.motion_vae.warm_start import MovingCodebook, WarmStartConfig, quantised
 
 LOG_ETA_RANGE = (math.log(1e-6), math.log(1e6))
 """Bounds of log eta: with more samples than the target wants even at eta = 0 it would drift to minus infinity."""
@@ -60,8 +67,10 @@ class DAPSConfig:
     """AdamW learning rate of log eta."""
     aligned_memory: bool = False
     """Add the encoder's token t to the decoder's input at token t, besides cross-attention (not in the paper)."""
-    logit_gain: float = 1.0
-    """Factor on the initial weights of the output layer of q: codes that depend on x from the first step."""
+    informative_start: float = 0.0
+    """Sharpness of initial codes that are a random hash of the segment, not noise; 0 keeps the usual start."""
+    warm_start: WarmStartConfig = field(default_factory=WarmStartConfig)
+    """Shares of the schedule that quantise and imitate before policy search."""
     centred_weights: bool = False
     """Weight log q by w_k - 1/K: the same expectation, since E[grad log q] = 0, with less variance."""
 
@@ -72,6 +81,8 @@ class DAPSConfig:
             raise ValueError(
                 f"ess_target must be between 1/samples = {1 / self.samples:.3g} and 1, got {self.ess_target}"
             )
+        if not self.informative_start >= 0.0:
+            raise ValueError(f"informative_start must be >= 0, got {self.informative_start}")
         for name in ("beta_start", "beta_end", "variance", "eta_start", "eta_learning_rate"):
             if not getattr(self, name) > 0.0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
@@ -86,6 +97,23 @@ class Recognition(nn.Module):
         self.decoder = AutoregressiveDecoder(
             config.transformer, vocabulary=config.vocabulary, tokens=shape.tokens, aligned=aligned
         )
+
+    @torch.no_grad()
+    def start_informative(self, sharpness: float) -> None:
+        """Scale the initial weights so that the codes tell segments apart before anything is learned.
+
+        With the usual initial weights q(z|x) is almost uniform for every x: the decoder learns to ignore the codes
+        and hundreds of steps pass before the first code means something. Here the segment outweighs positions and
+        past codes in the residual stream, and the logits are sharp: about 3 of 4.8 nats per token on LAFAN.
+
+        Args:
+            sharpness: Factor on the weights of the output layer.
+        Departure: the paper trains 250,000 steps and can wait.
+        """
+        self.encoder.resample.weight.mul_(20.0)
+        self.encoder.transformer.norm.weight.mul_(3.0)
+        self.decoder.embedding.weight.mul_(0.15)
+        self.decoder.output.weight.mul_(sharpness)
 
 
 class Generative(nn.Module):
@@ -109,10 +137,15 @@ class DAPS(DiscreteAutoencoder):
         self.config, self.shape = config, shape
         self.vocabulary, self.tokens = config.networks.vocabulary, shape.tokens
         self.recognition = Recognition(config.networks, shape, aligned=config.aligned_memory)
-        with torch.no_grad():
-            self.recognition.decoder.output.weight.mul_(config.logit_gain)
+        if config.informative_start > 0.0:
+            self.recognition.start_informative(config.informative_start)
         self.generative = Generative(config.networks, shape)
         self.log_eta = nn.Parameter(torch.tensor(math.log(config.eta_start)))
+        self.moving_codebook = (
+            MovingCodebook(config.warm_start, self.vocabulary, config.networks.transformer.width)
+            if config.warm_start.quantise > 0.0
+            else None
+        )
 
     def encode(self, x: Float[Tensor, "batch frame feature"], generator: torch.Generator) -> Codes:
         """Draw one code sequence per segment from q(z|x)."""
@@ -158,6 +191,11 @@ class DAPS(DiscreteAutoencoder):
             Encoder loss (6), decoder loss (7) and temperature loss, with diagnostics.
         Source: DAPS, algorithm 1.
         """
+        phase, progress = self.config.warm_start.phase(progress)
+        if phase == "quantise":
+            return self._quantise(x, generator)
+        if phase == "imitate":
+            return self._imitate(x)
         beta = exponential_schedule(self.config.beta_start, self.config.beta_end, progress)
         memory = self.recognition.encoder(x)
         indices, _ = self.recognition.decoder.sample(memory.detach(), self.config.samples, generator)
@@ -187,6 +225,29 @@ class DAPS(DiscreteAutoencoder):
             }
         terms = {"encoder": encoder.detach(), "decoder": decoder.detach(), "temperature": temperature.detach()}
         return LossTerms(total=encoder + decoder + temperature, terms=terms, metrics=metrics)
+
+    def _quantise(self, x: Float[Tensor, "batch frame feature"], generator: torch.Generator) -> LossTerms:
+        """Train encoder and generator as a VQ-VAE, see ``warm_start``."""
+        assert self.moving_codebook is not None
+        codes, commitment, indices = quantised(
+            self.recognition.encoder(x), self.generative.embedding.weight.data, self.moving_codebook, generator
+        )
+        error = (self.generative.decoder(codes) - x).square().mean()
+        terms = {"reconstruction": error.detach(), "commitment": commitment.detach()}
+        metrics = {
+            "mean_squared_error": error.detach(),
+            "batch_perplexity": code_perplexity(indices, self.vocabulary),
+        }
+        return LossTerms(total=error + commitment, terms=terms, metrics=metrics)
+
+    def _imitate(self, x: Float[Tensor, "batch frame feature"]) -> LossTerms:
+        """Fit the autoregressive decoder of q to the nearest codes of a resting encoder, see ``warm_start``."""
+        with torch.no_grad():
+            memory = self.recognition.encoder(x)
+            indices = nearest_code(memory, self.codebook)
+        log_q = self.recognition.decoder.log_prob(indices.unsqueeze(1), memory).mean()
+        loss = -log_q / self.tokens
+        return LossTerms(total=loss, terms={"imitation": loss.detach()}, metrics={"log_q_nats": log_q.detach()})
 
     def parameter_groups(self) -> tuple[ParameterGroup, ...]:
         """Networks under the common optimiser; log eta under its own, without decay and clipping."""

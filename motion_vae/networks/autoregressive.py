@@ -95,13 +95,25 @@ class AutoregressiveDecoder(nn.Module):
         code = torch.full((rows,), self.vocabulary, dtype=torch.long, device=memory.device)
         context = self._context(memory).expand(batch, samples, -1, -1).flatten(0, 1)
         for position in range(self.tokens):
-            x = self.embedding(code) + context[:, position]
-            for layer, block in enumerate(self.blocks):
-                x = block.step(x, (cache[layer, 0], cache[layer, 1]), shared[layer], position)
-            code, log_q_step = inverse_cdf_sample(self.output(self.norm(x)), uniform[position])
+            logits = self.step_logits(code, context[:, position], cache, shared, position)
+            code, log_q_step = inverse_cdf_sample(logits, uniform[position])
             indices[position] = code
             log_q += log_q_step
         return indices.T.reshape(batch, samples, self.tokens), log_q.view(batch, samples)
+
+    def step_logits(
+        self,
+        code: Int[Tensor, " rows"],
+        context: Float[Tensor, "rows width"],
+        cache: Float[Tensor, "layer 2 rows head token part"],
+        shared: list[tuple[Tensor, Tensor]],
+        position: int,
+    ) -> Float[Tensor, "rows code"]:
+        """Conditional of one token given the one before it and the cache, which is extended in place."""
+        x = self.embedding(code) + context
+        for layer, block in enumerate(self.blocks):
+            x = block.step(x, (cache[layer, 0], cache[layer, 1]), shared[layer], position)
+        return self.output(self.norm(x))
 
     def _context(self, memory: Float[Tensor, "batch length width"]) -> Float[Tensor, "#batch 1 token width"]:
         """What is added to the embedded past: positions, and the memory itself where its tokens are ours."""

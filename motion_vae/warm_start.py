@@ -1,0 +1,142 @@
+"""A quick start for policy search: quantise first, imitate the quantiser, then search.
+
+Policy search from noise needs 10^5 steps before the codes of a long sequence mean something. On a laptop the first part
+of a run therefore trains DAPS's own networks in two cheaper ways: (1) encoder and generator with the nearest code and
+the straight-through gradient, as a VQ-VAE; (2) the autoregressive decoder of q on the codes so found, by maximum
+likelihood, with encoder and generator at rest. From then on nothing but the DAPS objective trains them.
+
+Departure: the DAPS paper has no such start; presets named ``paper`` do without.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from motionlex.motion_vae.estimators import nearest_code, straight_through
+from motionlex.motion_vae.losses import commitment_loss
+
+Phase = Literal["quantise", "imitate", "search"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WarmStartConfig:
+    """Shares of the schedule spent before policy search; all zero means none."""
+
+    quantise: float = 0.0
+    """Share of the schedule that trains encoder and generator as a VQ-VAE."""
+    imitate: float = 0.0
+    """Share that fits the autoregressive q to the nearest codes."""
+    commitment: float = 0.25
+    """Weight of the commitment loss while quantising."""
+    decay: float = 0.98
+    """Share of the old moving average of a code kept at each step."""
+    replace_every: int = 10
+    """Steps between replacements of codes that are hardly used."""
+
+    def __post_init__(self) -> None:
+        if self.quantise < 0.0 or self.imitate < 0.0 or self.quantise + self.imitate >= 1.0:
+            raise ValueError(
+                f"warm_start: quantise and imitate must be >= 0 and leave a share for the search, "
+                f"got {self.quantise} and {self.imitate}"
+            )
+        if not 0.0 < self.decay < 1.0 or self.replace_every < 1 or self.commitment < 0.0:
+            raise ValueError(
+                f"warm_start: wanted 0 < decay < 1, replace_every >= 1 and commitment >= 0, got {self.decay}, "
+                f"{self.replace_every} and {self.commitment}"
+            )
+
+    @property
+    def share(self) -> float:
+        """Share of the schedule before policy search begins."""
+        return self.quantise + self.imitate
+
+    def phase(self, progress: float) -> tuple[Phase, float]:
+        """Return the phase at step / schedule_steps, and the progress of the search itself in [0, 1]."""
+        if progress < self.quantise:
+            return "quantise", 0.0
+        if progress < self.share:
+            return "imitate", 0.0
+        return "search", (progress - self.share) / (1.0 - self.share)
+
+
+class MovingCodebook(nn.Module):
+    """Moves a codebook to the running mean of the vectors assigned to each code and revives dead codes.
+
+    Args:
+        config: Decay and replacement.
+        vocabulary: Number of codes.
+        width: Features of a code.
+    Source: van den Oord et al. 2017, appendix A.1; replacement as in Dhariwal et al. 2020 (Jukebox), 3.1.
+    """
+
+    def __init__(self, config: WarmStartConfig, vocabulary: int, width: int) -> None:
+        super().__init__()
+        self.config = config
+        self.register_buffer("count", torch.zeros(vocabulary))
+        self.register_buffer("total", torch.zeros(vocabulary, width))
+        self.register_buffer("steps", torch.zeros((), dtype=torch.long))
+
+    @torch.no_grad()
+    def start(
+        self, codebook: Float[Tensor, "code width"], vectors: Float[Tensor, "vector width"], generator: torch.Generator
+    ) -> None:
+        """Fill the codebook with vectors of the first batch."""
+        if self.steps == 0:
+            codebook.copy_(vectors[self._draw(len(codebook), len(vectors), generator)])
+            self.count.fill_(1.0)
+            self.total.copy_(codebook)
+
+    @torch.no_grad()
+    def update(
+        self,
+        codebook: Float[Tensor, "code width"],
+        vectors: Float[Tensor, "vector width"],
+        indices: Int[Tensor, " vector"],
+        generator: torch.Generator,
+    ) -> None:
+        """Move the codes towards their vectors; now and then replace unused codes by vectors of the batch."""
+        decay, even_share = self.config.decay, len(vectors) / len(codebook)
+        counts = torch.bincount(indices, minlength=len(codebook)).to(vectors.dtype)
+        self.count.mul_(decay).add_(counts, alpha=1.0 - decay)
+        self.total.mul_(decay).add_(torch.zeros_like(self.total).index_add_(0, indices, vectors), alpha=1.0 - decay)
+        self.steps += 1
+        dead = self.count < 0.02 * even_share
+        if self.steps % self.config.replace_every == 0 and bool(dead.any()):
+            self.count[dead] = 0.1 * even_share
+            self.total[dead] = 0.1 * even_share * vectors[self._draw(int(dead.sum()), len(vectors), generator)]
+        codebook.copy_(self.total / self.count.clamp_min(1e-5).unsqueeze(-1))
+
+    def _draw(self, count: int, size: int, generator: torch.Generator) -> Int[Tensor, " draw"]:
+        return torch.randint(size, (count,), generator=generator, device=self.count.device)
+
+
+def quantised(
+    continuous: Float[Tensor, "batch token width"],
+    codebook: Float[Tensor, "code width"],
+    moving: MovingCodebook,
+    generator: torch.Generator,
+) -> tuple[Float[Tensor, "batch token width"], Float[Tensor, ""], Int[Tensor, "batch token"]]:
+    """Quantise with the straight-through gradient while the codebook follows.
+
+    Args:
+        continuous: Encoder outputs.
+        codebook: Codes; changed in place.
+        moving: Its running means.
+        generator: Draws the vectors that replace dead codes.
+
+    Returns:
+        Codes with the gradient of ``continuous``, the commitment loss, and the indices.
+    """
+    vectors = continuous.detach().flatten(0, 1)
+    moving.start(codebook, vectors, generator)
+    indices = nearest_code(continuous.detach(), codebook)
+    codes = codebook.detach()[indices]
+    commitment = moving.config.commitment * commitment_loss(continuous, codes)
+    output = straight_through(continuous, codes)
+    moving.update(codebook, vectors, indices.flatten(), generator)
+    return output, commitment, indices
