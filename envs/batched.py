@@ -51,7 +51,7 @@ class BatchedTracking(VecEnv):
         self._model = model
         self._data = [mujoco.MjData(model) for _ in range(max(1, threads))]
         self._pool = rollout.Rollout(nthread=threads if threads > 1 else 0)
-        self._substeps = substeps(task.config.hz, task.config.timestep)
+        self.physics_steps = substeps(task.config.hz, task.config.timestep)
         self._coordinates = model.nq
         self._actions: Float[Array, "env action"] = np.zeros((worlds, task.actions))
         self._no_info: dict[str, object] = {}
@@ -89,7 +89,7 @@ class BatchedTracking(VecEnv):
 
     def simulate(self, ctrl: Float[Array, "env actuator"]) -> None:
         """Hold ctrl for one control period in every world."""
-        held = np.repeat(ctrl[:, None], self._substeps, axis=1)
+        held = np.repeat(ctrl[:, None], self.physics_steps, axis=1)
         states, _ = self._pool.rollout(self._model, self._data, self.state, held)
         self.state = states[:, -1].copy()
 

@@ -1,11 +1,11 @@
 """What the low-level policy sees: pure functions on (env, ...) arrays, the same in training and at run time.
 
-Layout of the ``reference`` and ``decoded`` goals (H1: 151 numbers): hinge angles 19, 0.1 hinge velocities 19, gravity in
-the base 3, base angular velocity 3, base linear velocity 3, root height 1, last action 19; then for each command frame
-(one and eight frames ahead) hinge error 19, heading-frame position error 3, relative rotation 6, heading-frame linear
-velocity 3; then 0.1 hinge velocities 19 and angular velocity 3 of the first command frame.
-Layout of ``latent``: 64 codes, segment phase 1, hinge angles 19, 0.1 hinge velocities 19, gravity 3, torso angular velocity
-3, last action 19 (128 numbers).
+Layout of the ``reference`` and ``decoded`` goals (H1: 151 numbers): hinge angles 19, 0.1 hinge velocities 19, gravity
+in the base 3, base angular velocity 3, base linear velocity 3, root height 1, last action 19; then for each command
+frame (one and eight frames ahead) hinge error 19, heading-frame position error 3, relative rotation 6, heading-frame
+linear velocity 3; then 0.1 hinge velocities 19 and angular velocity 3 of the first command frame.
+Layout of ``latent`` (128 numbers): 64 codes, segment phase 1, hinge angles 19, 0.1 hinge velocities 19, gravity 3,
+torso angular velocity 3, last action 19.
 """
 
 from __future__ import annotations

@@ -19,6 +19,8 @@ from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw
 
 logger = logging.getLogger(__name__)
+SKY = (214, 222, 232)
+"""Colour behind everything."""
 
 
 class GLContext(Protocol):
@@ -65,7 +67,7 @@ def open_gl_context(width: int, height: int) -> GLContext | None:
             context = importlib.import_module(f"mujoco.{backend}").GLContext(width, height)
             context.make_current()
             return context
-        except Exception as error:  # noqa: BLE001 - missing libraries show as many kinds of errors
+        except Exception as error:  # missing libraries show as many kinds of errors
             logger.debug("no %s: %s", backend, error)
             _forget_opengl()
     return None
@@ -113,7 +115,9 @@ class OpenGLPainter:
         mujoco.mjv_updateScene(self._model, data, self._option, self._perturb, camera, everything, self._scene)
         mujoco.mjr_render(self._size, self._scene, self._render)
         mujoco.mjr_readPixels(self._pixels, None, self._size, self._render)
-        return self._pixels[::-1].copy()
+        picture = self._pixels[::-1].copy()
+        picture[~picture.any(axis=2)] = SKY  # without a skybox, nothing is exactly black
+        return picture
 
     def close(self) -> None:
         """Free buffers and context."""
@@ -149,7 +153,7 @@ class CapsulePainter:
         right = np.array([np.sin(azimuth), -np.cos(azimuth), 0.0])
         axes = np.stack((right, np.cross(right, forward), forward))
         eye = centre - self._camera.distance * forward
-        picture = Image.new("RGB", (self._width, self._height), (214, 222, 232))
+        picture = Image.new("RGB", (self._width, self._height), SKY)
         draw = ImageDraw.Draw(picture)
         self._floor(draw, axes, eye, centre)
         ends, depth, radius = self._project(data, axes, eye)
@@ -212,10 +216,10 @@ class CapsulePainter:
 
 def _half_axis(model: mujoco.MjModel, geom: int) -> Float[np.ndarray, " 3"]:
     """Return half of the geom's axis in its own frame [m]."""
-    size, kind = model.geom_size[geom], model.geom_type[geom]
-    if kind in (mujoco.mjtGeom.mjGEOM_CAPSULE, mujoco.mjtGeom.mjGEOM_CYLINDER):
+    size, kind = model.geom_size[geom], int(model.geom_type[geom])
+    if kind in (int(mujoco.mjtGeom.mjGEOM_CAPSULE), int(mujoco.mjtGeom.mjGEOM_CYLINDER)):
         return np.array([0.0, 0.0, size[1]])
-    if kind == mujoco.mjtGeom.mjGEOM_BOX:
+    if kind == int(mujoco.mjtGeom.mjGEOM_BOX):
         longest = int(np.argmax(size))
         half = np.zeros(3)
         half[longest] = max(size[longest] - _radius(model, geom), 0.0)
@@ -224,5 +228,5 @@ def _half_axis(model: mujoco.MjModel, geom: int) -> Float[np.ndarray, " 3"]:
 
 
 def _radius(model: mujoco.MjModel, geom: int) -> float:
-    size, kind = model.geom_size[geom], model.geom_type[geom]
-    return float(np.sort(size)[1]) if kind == mujoco.mjtGeom.mjGEOM_BOX else float(size[0])
+    size, kind = model.geom_size[geom], int(model.geom_type[geom])
+    return float(np.sort(size)[1]) if kind == int(mujoco.mjtGeom.mjGEOM_BOX) else float(size[0])

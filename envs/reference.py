@@ -106,7 +106,7 @@ class CommandSource:
     def permuted(self, generator: np.random.Generator) -> CommandSource:
         """Return the command of wrong moments: segments (or frames, where there are none) in random order.
 
-        What the policy sees at t then belongs to another place of the library: its hinge angles, codes and velocities are
+        What the policy sees at t then belongs to another place of the library: codes, hinge angles and velocities are
         those of the other place, while the root is left where it is, so that the error is the content's alone.
         """
         if self.codes is not None:
@@ -129,9 +129,9 @@ def reference_command(library: MotionLibrary, ahead: Sequence[int]) -> CommandSo
 class StartSampler:
     """Start frames, more often shortly before where the policy fails.
 
-    The library is cut into bins of 0.5 s. Each keeps a moving average of failure: a finished episode writes 0 to the bins
-    it passed and 1 to the bin in which it was terminated. A bin's weight is its own average plus half the next bin's, and
-    a share of the starts stays uniform over all frames.
+    The library is cut into bins of 0.5 s. Each keeps a moving average of failure: a finished episode writes 0 to the
+    bins it passed and 1 to the bin in which it was terminated. A bin's weight is its own average plus half the next
+    bin's, and a share of the starts stays uniform over all frames.
     """
 
     def __init__(

@@ -128,12 +128,12 @@ class WebViewer:
         rgba = model.mat_rgba[material] if material >= 0 else model.geom_rgba[geom]
         color = tuple(int(255 * c) for c in rgba[:3])
         place = {"position": tuple(model.geom_pos[geom]), "wxyz": tuple(model.geom_quat[geom]), "color": color}
-        size, kind = model.geom_size[geom], model.geom_type[geom]
-        if kind == mujoco.mjtGeom.mjGEOM_BOX:
+        size, kind = model.geom_size[geom], int(model.geom_type[geom])
+        if kind == int(mujoco.mjtGeom.mjGEOM_BOX):
             scene.add_box(name, dimensions=tuple(2.0 * size), **place)
             return
         scene.add_icosphere(name, radius=float(size[0]), subdivisions=2, **place)
-        if kind in (mujoco.mjtGeom.mjGEOM_CAPSULE, mujoco.mjtGeom.mjGEOM_CYLINDER):
+        if kind in (int(mujoco.mjtGeom.mjGEOM_CAPSULE), int(mujoco.mjtGeom.mjGEOM_CYLINDER)):
             axis = quaternion.rotate(model.geom_quat[geom], np.array([0.0, 0.0, 1.0]))
             for side in (-1.0, 1.0):
                 end = {**place, "position": tuple(model.geom_pos[geom] + side * size[1] * axis)}
