@@ -30,7 +30,7 @@ class BodyState:
 
 @dataclass(frozen=True, kw_only=True)
 class DeepMimicWeights:
-    """Weights of the default reward; they sum to 0.9, and 0.1 scales the total so that returns stay near one."""
+    """Weights of the default reward; they sum to 1, and 0.1 scales the total so that returns stay near one."""
 
     joint: float = 0.25
     """Hinge angles."""

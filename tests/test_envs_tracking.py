@@ -1,0 +1,251 @@
+"""The tracking environments: one robot, many robots, what the policy is shown and where episodes start."""
+
+from dataclasses import replace
+
+import gymnasium
+import mujoco
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env
+
+from motionlex.data.clip import MotionClip
+from motionlex.data.errors import UserError
+from motionlex.data.robots import get_robot
+from motionlex.envs.batched import BatchedTracking
+from motionlex.envs.benchmark import benchmark_task
+from motionlex.envs.reference import CommandSource, MotionLibrary, StartSampler, settle, smooth, valid_runs
+from motionlex.envs.rewards import BodyState
+from motionlex.envs.simulator import Simulator, substeps
+from motionlex.envs.task import Episodes, TaskConfig, TrackingTask
+from motionlex.envs.tracking import ENVIRONMENT_ID, H1Track, register
+
+ROBOT = get_robot("h1")
+
+
+@pytest.fixture(scope="module")
+def task():
+    return benchmark_task(50.0)
+
+
+def latent_command(library, seed=0):
+    segments = library.frames // 16 + 1
+    return CommandSource(
+        codes=np.random.default_rng(seed).integers(0, 32, (segments, 64)),
+        segment=np.arange(library.frames) // 16,
+        phase=(np.arange(library.frames) % 16) / 16,
+        vocabulary=32,
+    )
+
+
+def variants(task):
+    config = task.config
+    yield task
+    yield TrackingTask(ROBOT, task.library, replace(config, control="torque"))
+    yield TrackingTask(ROBOT, task.library, replace(config, goal="latent"), latent_command(task.library))
+    yield TrackingTask(ROBOT, task.library, replace(config, reward="loco_mujoco"))
+
+
+def test_batch_and_single_environments_give_the_same_numbers(task):
+    for variant in variants(task):
+        draw = np.random.default_rng(3)
+        frames = np.array([0, 57, 300])
+        batch = BatchedTracking(variant, worlds=3, threads=2, generator=draw)
+        singles = [H1Track(variant) for _ in frames]
+        seen = batch.reset_to(frames)
+        alone = np.stack([env.reset(seed=0, options={"frame": int(f)})[0] for env, f in zip(singles, frames)])
+        np.testing.assert_allclose(seen, alone, atol=1e-9)
+        alive = [True] * 3
+        for _ in range(100):
+            action = draw.normal(0.0, 0.3, (3, 19))
+            seen, reward, done, infos = batch.step(action)
+            for row, env in enumerate(singles):
+                if not alive[row]:
+                    continue
+                observation, value, terminated, truncated, _ = env.step(action[row])
+                expected = infos[row]["terminal_observation"] if done[row] else seen[row]
+                np.testing.assert_allclose(observation, expected, atol=1e-9)
+                assert value == pytest.approx(reward[row], abs=1e-9)
+                assert (terminated or truncated) == done[row]
+                alive[row] = not done[row]
+        batch.close()
+
+
+def test_gymnasium_accepts_the_environment(task):
+    register()
+    env = gymnasium.make(ENVIRONMENT_ID, task=task)
+    check_env(env.unwrapped, skip_render_check=True)
+    assert env.observation_space.shape == (151,) and env.action_space.shape == (19,)
+
+
+def test_many_threads_give_the_numbers_of_one(task):
+    states = []
+    for threads in (1, 3):
+        env = BatchedTracking(task, worlds=7, threads=threads, generator=np.random.default_rng(0))
+        env.reset()
+        for _ in range(20):
+            env.step(np.full((7, 19), 0.1))
+        states.append(env.state.copy())
+        env.close()
+    np.testing.assert_array_equal(*states)
+
+
+def test_recorded_ctrl_replays_through_plain_steps(task):
+    simulator = Simulator(ROBOT)
+    trace = []
+    simulator.recorders.append(lambda data: trace.append((data.ctrl.copy(), data.qpos.copy())))
+    simulator.reset(task.library.qpos[10], task.library.qvel[10])
+    for frame in range(40):
+        simulator.step(task.library.qpos[10 + frame, 7:])
+    assert len(trace) == 40 * 4
+    model = ROBOT.model(control="pd")
+    data = mujoco.MjData(model)
+    data.qpos[:], data.qvel[:] = task.library.qpos[10], task.library.qvel[10]
+    for ctrl, qpos in trace:
+        data.ctrl[:] = ctrl
+        mujoco.mj_step(model, data)
+        np.testing.assert_array_equal(data.qpos, qpos)
+    assert data.qfrc_applied.any() == data.xfrc_applied.any() == False  # noqa: E712
+
+
+def test_replaying_the_reference_scores_the_maximum(task):
+    episodes = Episodes.empty(4, 19)
+    frames = np.array([0, 100, 200, 300])
+    task.start(episodes, np.arange(4), frames)
+    still = np.zeros((4, 19))
+    result = task.advance(episodes, task.library.qpos[frames + 1], task.library.qvel[frames + 1], still)
+    np.testing.assert_allclose(result.reward, 0.1, atol=1e-12)  # the weights sum to one
+    assert not result.terminated.any() and not result.truncated.any()
+
+
+def test_servo_targets_per_goal(task):
+    action = np.full((1, 19), 2.0)
+    episodes = Episodes.empty(1, 19)
+    task.start(episodes, np.array([0]), np.array([50]))
+    np.testing.assert_allclose(task.control(episodes, action)[0], task.library.qpos[51, 7:] + 0.6)
+    latent = TrackingTask(ROBOT, task.library, replace(task.config, goal="latent"), latent_command(task.library))
+    for frame in (0, 50):
+        latent.start(episodes, np.array([0]), np.array([frame]))
+        np.testing.assert_allclose(latent.control(episodes, action)[0], ROBOT.default_pose + 1.0)
+    torque = TrackingTask(ROBOT, task.library, replace(task.config, control="torque"))
+    np.testing.assert_allclose(torque.control(episodes, np.ones((1, 19)))[0], ROBOT.torque_limit)
+
+
+def test_latent_policy_sees_codes_and_proprioception_only(task):
+    latent = TrackingTask(ROBOT, task.library, replace(task.config, goal="latent"), latent_command(task.library))
+    assert latent.policy_size == 64 + 1 + 19 + 19 + 3 + 3 + 19
+    episodes = Episodes.empty(1, 19)
+    latent.start(episodes, np.array([0]), np.array([33]))
+    seen = latent.observe(task.library.qpos[33:34], task.library.qvel[33:34], episodes)
+    np.testing.assert_array_equal(seen[0, :64], latent.command.codes[2])
+    assert seen[0, 64] == 1 / 16
+    elsewhere = task.library.qpos[33:34] + np.array([5.0, -3.0, 0.0] + [0.0] * 23)
+    again = latent.observe(elsewhere, task.library.qvel[33:34], episodes)
+    np.testing.assert_allclose(again, seen, atol=1e-9)  # neither actor nor critic knows the place
+
+
+def test_episode_ends_with_the_motion_and_with_time(task):
+    short = TrackingTask(ROBOT, task.library, replace(task.config, episode_s=0.1))
+    episodes = Episodes.empty(2, 19)
+    last = task.library.frames - 1
+    short.start(episodes, np.arange(2), np.array([0, last - 2]))
+    ends = []
+    for _ in range(5):
+        frame = np.minimum(episodes.frame + 1, last)
+        result = short.advance(episodes, task.library.qpos[frame], task.library.qvel[frame], np.zeros((2, 19)))
+        ends.append(result.truncated.tolist())
+        assert not result.terminated.any()
+        episodes.frame = np.minimum(episodes.frame, last - 1)
+    assert [e[0] for e in ends] == [False] * 4 + [True]
+    assert ends[1][1]
+
+
+def test_a_diverged_world_restarts_and_is_counted(task):
+    env = BatchedTracking(task, worlds=3, threads=1, generator=np.random.default_rng(0))
+    env.reset_to(np.array([0, 10, 20]))
+    env.state[1, 30] = np.nan
+    seen, reward, done, _ = env.step(np.zeros((3, 19)))
+    assert done[1] and reward[1] == 0.0 and env.diverged == 1
+    assert np.isfinite(seen).all() and np.isfinite(env.state).all()
+    env.close()
+
+
+def test_frames_that_are_not_valid_are_never_used():
+    qpos = np.tile(np.concatenate(([0, 0, 1, 1, 0, 0, 0], ROBOT.default_pose)), (200, 1))
+    qpos[100:, 0] = 50.0  # a teleport, masked
+    valid = np.ones(200, dtype=bool)
+    valid[98:102] = False
+    clip = MotionClip(name="jump", qpos=qpos, hz=50.0, valid=valid)
+    assert valid_runs(clip) == [(0, 98), (102, 200)]
+    library = MotionLibrary([clip], ROBOT, 50.0)
+    assert np.abs(library.qvel[:, :3]).max() == 0.0
+    starts = StartSampler(library).sample(2000, np.random.default_rng(0))
+    assert (library.last_frame[starts] - starts >= 10).all()
+    with pytest.raises(UserError, match="no stretch"):
+        MotionLibrary([clip.slice(90, 110)], ROBOT, 50.0)
+
+
+def test_starts_go_where_the_policy_fails(task):
+    sampler = StartSampler(task.library, uniform_share=0.3, rate=1.0)
+    frames = task.library.frames
+    sampler.update(np.array([0]), np.array([frames - 1]), np.array([False]))  # everything passed
+    sampler.update(np.array([260]), np.array([270]), np.array([True]))  # bin [250, 275) lost
+    assert np.flatnonzero(sampler.failure).tolist() == [10]
+    starts = sampler.sample(40_000, np.random.default_rng(0))
+    share = np.mean((starts >= 250) & (starts < 275))
+    uniform = 25 / (frames - 10)
+    # The bin before it gets half its weight; both share 70 %, on top of the uniform 30 %.
+    assert share == pytest.approx(0.7 / 1.5 + 0.3 * uniform, abs=0.01)
+    before = np.mean((starts >= 225) & (starts < 250))
+    assert before == pytest.approx(0.7 / 3.0 + 0.3 * uniform, abs=0.01)
+
+
+def test_start_noise_is_seeded_and_stays_inside_limits(task):
+    qpos, qvel = task.library.qpos[:64], task.library.qvel[:64]
+    first = task.perturb(qpos, qvel, np.random.default_rng(5))
+    second = task.perturb(qpos, qvel, np.random.default_rng(5))
+    np.testing.assert_array_equal(first[0], second[0])
+    assert (first[0][:, 7:] >= ROBOT.lower).all() and (first[0][:, 7:] <= ROBOT.upper).all()
+    assert np.std(first[0][:, 7:] - qpos[:, 7:]) == pytest.approx(0.05, rel=0.1)
+    np.testing.assert_allclose(np.linalg.norm(first[0][:, 3:7], axis=1), 1.0)
+
+
+def test_reference_moved_under_the_robot_keeps_motion_and_height(task):
+    from motionlex.envs.task import move_under
+
+    reference = task.library.at(np.array([20, 120]))
+    target = task.library.qpos[[40, 80]].copy()
+    target[:, :2] = [[3.0, 1.0], [-2.0, 0.5]]
+    target[:, 3:7] = [np.cos(0.6), 0, 0, np.sin(0.6)]
+    moved = move_under(reference, target)
+    np.testing.assert_allclose(moved.qpos[:, :2], target[:, :2])
+    np.testing.assert_array_equal(moved.qpos[:, 2], reference.qpos[:, 2])
+    np.testing.assert_allclose(moved.sites, task.kinematics(moved.qpos), atol=1e-12)
+    assert isinstance(moved, BodyState)
+
+
+def test_wrong_rates_and_missing_codes_are_refused(task):
+    with pytest.raises(UserError, match="whole number"):
+        substeps(60.0, 0.005)
+    with pytest.raises(UserError, match="must be equal"):
+        TrackingTask(ROBOT, task.library, TaskConfig(hz=100.0))
+    with pytest.raises(UserError, match="--vae"):
+        TrackingTask(ROBOT, task.library, TaskConfig(goal="latent"))
+
+
+def test_smoothing_and_settling():
+    library = benchmark_task(50.0).library
+    qpos = library.qpos.copy()
+    qpos[:, 2] += 0.07
+    clip = MotionClip(name="floating", qpos=qpos, hz=50.0)
+    settled = settle(clip, ROBOT, percentile=0.0)
+    feet = [i for i, name in enumerate(ROBOT.sites) if "foot" in name]
+    standing = np.concatenate(([0, 0, ROBOT.standing_height, 1, 0, 0, 0], ROBOT.default_pose))[None]
+    task_kinematics = benchmark_task(50.0).kinematics
+    sole = task_kinematics(standing)[0, feet, 2].min()
+    assert task_kinematics(settled.qpos)[:, feet, 2].min() == pytest.approx(sole, abs=1e-9)
+    noisy = MotionClip(
+        name="noise",
+        qpos=qpos + np.pad(0.01 * np.random.default_rng(0).normal(size=(len(qpos), 19)), ((0, 0), (7, 0))),
+        hz=50.0,
+    )
+    assert np.std(smooth(noisy).qvel()[:, 6:]) < 0.7 * np.std(noisy.qvel()[:, 6:])
