@@ -43,6 +43,8 @@ class EvaluationConfig:
     """Duration of one prompt, the last two seconds are judged [s]."""
     survival_rollouts: int = 10
     """Rollouts of 30 s with a new command every 5 s."""
+    path_s: float = 8.0
+    """Duration of each desired path [s]."""
     seed: int = 0
     """Seed of codes and of the order of commands."""
 
@@ -174,7 +176,7 @@ def evaluate_simulated(
         "falls": float(falls),
         "survival_30s": survival,
         "switch_accuracy": switched,
-        "com_path_error_m": com_path_error(new_stack),
+        "com_path_error_m": com_path_error(new_stack, config.path_s),
         "measurements": _mean_measurements(rows),
     }
 
@@ -201,7 +203,7 @@ def _survival(
     return float(np.mean(survived)), float(np.mean(recognised))
 
 
-def com_path_error(new_stack: Callable[[int], Stack], seconds: float = 8.0) -> float:
+def com_path_error(new_stack: Callable[[int], Stack], seconds: float) -> float:
     """Follow three desired paths (straight, left arc, right arc) while walking and measure the distance to them.
 
     Args:
