@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from torch import Tensor
 
 from motionlex.data.errors import UserError
-from motionlex.data.features import compute_features, features_to_state, to_heading
+from motionlex.data.features import FeatureStatistics, compute_features, features_to_state, to_heading
 from motionlex.data.kinematics import ForwardKinematics
 from motionlex.envs.reference import CommandSource, MotionLibrary, reference_command
 from motionlex.envs.task import Goal
-from motionlex.motion_vae.checkpoint import TrainedAutoencoder
+from motionlex.motion_vae.contract import DiscreteAutoencoder
 
 SEGMENT = 32
 """Frames of a segment."""
@@ -22,20 +24,38 @@ STRIDE = 16
 _BATCH = 256
 
 
+@runtime_checkable
+class SegmentCodec(Protocol):
+    """What is needed of an autoencoder; :class:`motionlex.motion_vae.checkpoint.TrainedAutoencoder` is one."""
+
+    model: DiscreteAutoencoder
+    statistics: FeatureStatistics
+
+    def encode_features(
+        self, features: Float[Tensor, "batch frame feature"], generator: torch.Generator
+    ) -> Int[Tensor, "batch token"]:
+        """Draw the codes of standardised segments."""
+        ...
+
+    def decode_features(self, indices: Int[Tensor, "batch token"]) -> Float[np.ndarray, "batch frame feature"]:
+        """Decode codes to features in their own units."""
+        ...
+
+
 def build_command_source(
     goal: Goal,
     library: MotionLibrary,
-    autoencoder: TrainedAutoencoder | None,
+    autoencoder: SegmentCodec | None,
     *,
     ahead: tuple[int, ...] = (1, 8),
     seed: int = 0,
 ) -> CommandSource:
     """Build what the policy sees along a library.
 
-    With ``decoded`` and ``latent`` every run is cut into segments that start every 16 frames (and one that ends with the
-    run); frame 0 of a segment is the present at its start, frames 1 to 16 are executed, and look-ahead frames come from
-    the segment that runs, as at run time. Decoded segments stand at the reference root of their start; velocities are the
-    decoded ones.
+    With ``decoded`` and ``latent`` every run is cut into segments that start every 16 frames (and one that ends with
+    the run); frame 0 of a segment is the present at its start, frames 1 to 16 are executed, and look-ahead frames come
+    from the segment that runs, as at run time. Decoded segments stand at the reference root of their start; velocities
+    are the decoded ones.
 
     Args:
         goal: What to show.
@@ -93,7 +113,7 @@ def segment_layout(
 
 
 def _encode(
-    library: MotionLibrary, starts: Int[np.ndarray, " segment"], autoencoder: TrainedAutoencoder, seed: int
+    library: MotionLibrary, starts: Int[np.ndarray, " segment"], autoencoder: SegmentCodec, seed: int
 ) -> tuple[Int[np.ndarray, "segment token"], Float[np.ndarray, "segment frame feature"]]:
     """Return the codes of all segments and the features decoded from them, in each segment's heading frame."""
     kinematics = ForwardKinematics(library.robot)

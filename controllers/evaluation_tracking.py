@@ -18,6 +18,7 @@ Report = dict[str, float | int | str | list[dict[str, float | int | str]]]
 
 
 @runtime_checkable
+@runtime_checkable
 class Policy(Protocol):
     """Anything that acts; LowLevelPolicy does."""
 

@@ -11,7 +11,7 @@ import logging
 import os
 import sys
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import mujoco
 import numpy as np
@@ -23,6 +23,7 @@ SKY = (214, 222, 232)
 """Colour behind everything."""
 
 
+@runtime_checkable
 class GLContext(Protocol):
     """An off-screen OpenGL context of MuJoCo's."""
 

@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import imageio.v2 as imageio
 import mujoco
@@ -26,6 +26,7 @@ MAXIMUM_FPS = 30.0
 """Control steps are skipped in videos above this rate."""
 
 
+@runtime_checkable
 class Screen(Protocol):
     """Something that is shown every control step."""
 
@@ -36,6 +37,7 @@ class Screen(Protocol):
         """Finish."""
 
 
+@runtime_checkable
 class Painter(Protocol):
     """Something that makes pictures."""
 

@@ -1,0 +1,61 @@
+"""Videos show the robot, with and without OpenGL."""
+
+import imageio.v2 as imageio
+import numpy as np
+import pytest
+
+from motionlex.data.errors import UserError
+from motionlex.data.robots import get_robot
+from motionlex.envs import painter, viewer
+from motionlex.envs.simulator import Simulator
+
+ROBOT = get_robot("h1")
+
+
+def film(path, steps=40):
+    simulator = Simulator(ROBOT)
+    qpos = np.concatenate(([0, 0, ROBOT.standing_height, 1, 0, 0, 0], ROBOT.default_pose))
+    simulator.reset(qpos, np.zeros(25))
+    screen = viewer.open_video(path, simulator)
+    for step in range(steps):
+        simulator.step(ROBOT.default_pose + 0.4 * np.sin(step / 5))
+        screen.show()
+    assert not path.exists()  # the file appears only when it is whole
+    screen.close()
+    return np.stack(imageio.mimread(path))
+
+
+@pytest.mark.parametrize("backend", ["disable", "egl"])
+def test_video_shows_a_robot_that_moves(tmp_path, monkeypatch, backend):
+    if backend == "egl":
+        context = painter.open_gl_context(64, 64)
+        if context is None:
+            pytest.skip("no OpenGL library for off-screen rendering")
+        context.free()
+    else:
+        monkeypatch.setenv("MUJOCO_GL", backend)
+    frames = film(tmp_path / "v.mp4").astype(float)
+    assert frames.shape == (20, 480, 640, 3)  # 25 pictures per second of 50 Hz control
+    assert frames.std(axis=(1, 2, 3)).min() > 10 and frames.mean() > 40
+    assert np.abs(frames[0] - frames[-1]).mean() > 1.0
+    middle = frames[0][120:400, 240:400]
+    assert (middle.min(axis=2) < 60).mean() > 0.01  # dark parts of the robot where it should stand
+    assert list(tmp_path.iterdir()) == [tmp_path / "v.mp4"]
+
+
+def test_projection_of_a_point_by_hand():
+    model = ROBOT.model(control="none")
+    picture = painter.CapsulePainter(model, width=640, height=480)
+    focal = 240 / np.tan(np.radians(float(model.vis.global_.fovy)) / 2)
+    seen = np.array([[0.5, -0.25, 2.0]])  # right, up, forward [m]
+    np.testing.assert_allclose(
+        picture._to_pixels(seen, seen[:, 2]), [[320 + focal * 0.25, 240 + focal * 0.125]], rtol=1e-12
+    )
+
+
+def test_native_viewer_without_a_display_is_a_users_error(monkeypatch):
+    monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    monkeypatch.setattr("sys.platform", "linux")
+    with pytest.raises(UserError, match="--viewer web"):
+        viewer.open_viewer("native", Simulator(ROBOT))

@@ -1,0 +1,211 @@
+"""PPO around the batched environment: returns, normaliser, learning rate, files, exact resume."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from stable_baselines3.common.callbacks import BaseCallback
+
+from motionlex.controllers import low_level
+from motionlex.controllers.low_level import LowLevelFlags, resolve_config, select_clips, train_low_level
+from motionlex.controllers.low_level_policy import LowLevelPolicy, Normaliser, PolicyShape
+from motionlex.controllers.ppo import PPOConfig, TrackingPPO, adapted_rate
+from motionlex.data.datasets import MotionData
+from motionlex.data.errors import UserError
+from motionlex.data.robots import get_robot
+from motionlex.envs.batched import BatchedTracking
+from motionlex.envs.benchmark import benchmark_task
+from motionlex.envs.task import TaskConfig, TrackingTask
+from motionlex.scripts import train_lowlevel
+
+ROBOT = get_robot("h1")
+SHAPE = PolicyShape(observation=151, critic_observation=151, actions=19, action_limit=4.0, hidden=(16, 16))
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture
+def small(monkeypatch, toy_clips):
+    """Toy motions behind the name builtin, and a recipe of a few hundred steps."""
+    monkeypatch.setattr(
+        low_level, "load_dataset", lambda name, root, hz: MotionData(name="toy", train=toy_clips, validation=(), hz=hz)
+    )
+    base = low_level.preset_config
+    monkeypatch.setattr(
+        low_level,
+        "preset_config",
+        lambda name, goal: replace(
+            base(name, goal), hidden=(16, 16), ppo=PPOConfig(worlds=4, horizon=16, minibatch=32, epochs=2)
+        ),
+    )
+
+
+def flags(folder, **changes):
+    return LowLevelFlags(**{"out": folder, "steps": 256, "evaluate": False, "threads": 1, **changes})
+
+
+class Capture(BaseCallback):
+    """Keeps rewards, ends and terminal observations of a rollout."""
+
+    def __init__(self):
+        super().__init__()
+        self.steps = []
+
+    def _on_step(self):
+        terminal = {
+            row: (info["terminal_observation"], info["TimeLimit.truncated"])
+            for row, info in enumerate(self.locals["infos"])
+            if info
+        }
+        self.steps.append((self.locals["rewards"].copy(), terminal))
+        return True
+
+
+def test_returns_bootstrap_on_truncation_and_not_on_termination():
+    task = benchmark_task(50.0)
+    task = TrackingTask(ROBOT, task.library, replace(task.config, episode_s=0.2))
+    env = BatchedTracking(task, worlds=6, threads=1, generator=np.random.default_rng(0))
+    config = PPOConfig(worlds=6, horizon=40, minibatch=60, gamma=0.9, gae_lambda=0.7)
+    model = TrackingPPO(env, LowLevelPolicy(SHAPE, task.config), config, torch.Generator().manual_seed(0), "cpu")
+    model.policy.network.log_std.data.fill_(1.0)  # wild enough that some episodes are lost
+    capture = Capture()
+    _, callback = model._setup_learn(1, capture)
+    model.collect_rollouts(env, callback, model.rollout_buffer, 40)
+    buffer, value = model.rollout_buffer, model.policy.network.value
+    with torch.no_grad():
+        after = value(torch.as_tensor(model._last_obs)).numpy()
+        kinds = set()
+        for row in range(6):
+            advantage, following = 0.0, after[row]
+            for step in reversed(range(40)):
+                reward, terminal = capture.steps[step][0][row], capture.steps[step][1].get(row)
+                if terminal is not None:
+                    kinds.add(terminal[1])
+                    advantage = 0.0
+                    following = value(torch.as_tensor(terminal[0])[None]).item() if terminal[1] else 0.0
+                now = value(torch.as_tensor(buffer.observations[step, row])[None]).item()
+                advantage = reward + 0.9 * following - now + 0.9 * 0.7 * advantage
+                assert buffer.returns[step, row] == pytest.approx(now + advantage, abs=2e-5)  # float32 buffer
+                following = now
+    assert kinds == {True, False}  # both ends were met
+    env.close()
+
+
+def test_normaliser_equals_numpy_over_batches():
+    draw = np.random.default_rng(0)
+    parts = [draw.normal(3.0, 2.0, (n, 4)) for n in (7, 1, 50)]
+    normaliser = Normaliser(4)
+    for part in parts:
+        normaliser.update(torch.as_tensor(part))
+    together = np.concatenate(parts)
+    np.testing.assert_allclose(normaliser.mean, together.mean(0), rtol=1e-12)
+    np.testing.assert_allclose(normaliser.variance, together.var(0), rtol=1e-12)
+    far = normaliser(torch.full((1, 4), 1e6))
+    np.testing.assert_array_equal(far, 8.0)
+
+
+def test_rate_follows_the_kl():
+    bounds = (1e-4, 1e-3)
+    assert adapted_rate(5e-4, 0.05, 0.02, bounds) == pytest.approx(5e-4 / 1.2)
+    assert adapted_rate(5e-4, 0.009, 0.02, bounds) == pytest.approx(6e-4)
+    assert adapted_rate(5e-4, 0.02, 0.02, bounds) == 5e-4
+    assert adapted_rate(1e-4, 1.0, 0.02, bounds) == 1e-4 and adapted_rate(1e-3, 0.0, 0.02, bounds) == 1e-3
+
+
+def test_a_saved_policy_acts_the_same_and_damage_is_refused(tmp_path):
+    torch.manual_seed(0)
+    policy = LowLevelPolicy(SHAPE, TaskConfig(push_speed=0.3))
+    policy.normaliser.update(torch.randn(100, 151))
+    policy.save(tmp_path)
+    loaded = LowLevelPolicy.load(tmp_path)
+    seen = np.random.default_rng(0).normal(size=(3, 151))
+    np.testing.assert_array_equal(loaded.act(seen), policy.act(seen))
+    assert loaded.task == policy.task and loaded.shape == policy.shape
+    data = bytearray((tmp_path / "weights.safetensors").read_bytes())
+    (tmp_path / "weights.safetensors").write_bytes(data[:-8])
+    with pytest.raises(UserError, match="damaged"):
+        LowLevelPolicy.load(tmp_path)
+
+
+def test_latent_policy_feels_every_code_but_never_trains_the_embedding():
+    torch.manual_seed(0)
+    shape = PolicyShape(
+        observation=128, critic_observation=128 + 151, actions=19, action_limit=4.0, hidden=(16,), tokens=64,
+        vocabulary=32, code_width=8,
+    )  # fmt: skip
+    policy = LowLevelPolicy(shape, TaskConfig(goal="latent"))
+    policy.set_codebook(torch.randn(32, 8))
+    torch.nn.init.normal_(policy.actor[-1].weight)
+    seen = torch.randn(1, 279)
+    seen[:, :64] = 5.0
+    base = policy.mean(seen)
+    for token in range(64):
+        other = seen.clone()
+        other[0, token] = 6.0
+        assert not torch.equal(policy.mean(other), base)
+    np.testing.assert_allclose(policy.act(seen[:, :128].numpy()), policy.act(seen.numpy()), atol=1e-6)
+    assert "codes.embedding" not in dict(policy.named_parameters())
+
+
+def test_resume_gives_the_same_bits(tmp_path, small):
+    train_low_level(flags(tmp_path / "whole"))
+    train_low_level(flags(tmp_path / "broken", steps=128))
+    result = train_low_level(LowLevelFlags(resume=tmp_path / "broken", steps=256, evaluate=False, threads=1))
+    assert result["steps"] == 256
+    for name in ("weights.safetensors",):
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "broken" / name).read_bytes()
+    with pytest.raises(UserError, match="done already"):
+        train_low_level(LowLevelFlags(resume=tmp_path / "broken", steps=256, threads=1))
+
+
+def test_result_and_run_folder(tmp_path, small):
+    result = train_low_level(flags(tmp_path / "run", evaluate=True))
+    for key in ("run", "steps", "seconds", "seconds_per_step", "success_rate", "mean_survival_s", "joint_error_rad"):
+        assert key in result
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert {"config.json", "meta.json", "weights.safetensors", "policy.json", "training_state.pt"} <= names
+    assert low_level.load_low_level_config(tmp_path / "run").steps == 256
+
+
+def test_weights_of_another_run_are_the_start(tmp_path, small):
+    train_low_level(flags(tmp_path / "first"))
+    config = resolve_config(flags(tmp_path / "second", init=tmp_path / "first"))
+    library, _ = low_level.load_library(config)
+    task, codebook = low_level.build_task(config, library, "cpu")
+    policy = low_level.build_policy(config, task, codebook)
+    first = LowLevelPolicy.load(tmp_path / "first")
+    seen = np.random.default_rng(0).normal(size=(2, 151))
+    np.testing.assert_array_equal(policy.act(seen), first.act(seen))
+
+
+def test_clips_are_cut_in_seconds(toy_clips):
+    (part,) = select_clips(toy_clips, ("a:1-2",))
+    np.testing.assert_array_equal(part.qpos, toy_clips[0].qpos[50:101])
+    for wrong in ("c", "a:5", "a:2-1", "a:0-99"):
+        with pytest.raises(UserError):
+            select_clips(toy_clips, (wrong,))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--env", "h2"],
+        ["--backend", "warp"],
+        ["--goal", "latent"],
+        ["--goal", "decoded"],
+        ["--data", "nothing"],
+        ["--steps", "-3"],
+        ["--device", "abacus"],
+        ["--resume", "no/such/run"],
+    ],
+)
+def test_mistakes_are_one_line_and_leave_nothing(arguments, tmp_path, capsys):
+    out = [] if "--resume" in arguments else ["--out", str(tmp_path / "run")]
+    assert train_lowlevel.main([*arguments, *out]) == 2
+    error = capsys.readouterr().err.strip().splitlines()
+    assert len(error) == 1 and error[0].startswith("train_lowlevel: error:")
+    assert not list(tmp_path.iterdir())
