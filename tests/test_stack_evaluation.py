@@ -72,7 +72,7 @@ def test_heading_velocity_of_known_motion():
 
 
 def test_the_judge_recognises_unseen_variants_and_not_shuffled_labels():
-    judge = fit_classifier(clips(range(3)), copies=1)
+    judge = fit_classifier(clips(range(3)))
     measurements, labels = label_windows(clips([17]))
     assert judge.accuracy(measurements, labels) > 0.95
     wrong = [sorted(KINDS)[(sorted(KINDS).index(label) + 1) % len(KINDS)] for label in labels]
@@ -118,7 +118,7 @@ def test_an_arc_path_has_the_wanted_speed_and_heading():
 
 def test_every_stage_reports_its_keys_on_an_untrained_bundle(tiny_bundle, toy_encode):
     bundle = load_bundle(tiny_bundle)
-    judge = fit_classifier(clips(range(2)), copies=1)
+    judge = fit_classifier(clips(range(2)))
     config = evaluation.EvaluationConfig(prompts_per_action=1, prompt_s=2.0, survival_rollouts=0, path_s=1.0)
     generated = evaluation.evaluate_generated(bundle, judge, toy_encode, config)
     assert {"paraphrase_accuracy", "shuffled_accuracy", "chance", "action_confusion"} <= set(generated)
