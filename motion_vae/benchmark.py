@@ -123,7 +123,7 @@ def benchmark_vae_step(config: StepBenchmark) -> dict[str, PlainValue]:
     sampling = timed(lambda: model.recognition.decoder.sample(memory, samples, generator))
     teacher = timed(lambda: model.recognition.decoder.log_prob(indices, memory).sum().backward())
     decoder = timed(decode)
-    step = timed(lambda: model.loss(x, generator, progress=0.0).total.backward())
+    step = timed(lambda: model.loss(x, generator, progress=1.0).total.backward())
     model.zero_grad()
     operations = step_operations(preset.method.networks.transformer, model.vocabulary, model.shape, batch, samples)
     return {

@@ -118,6 +118,8 @@ def _parse(text: str, current: PlainValue, name: str) -> PlainValue:
     try:
         if isinstance(current, bool):
             return {"true": True, "false": False}[text.lower()]
+        if current is None:  # an option that is off: numbers are its only values
+            return float(text)
         return type(current)(text) if isinstance(current, (int, float)) else text
     except (ValueError, KeyError):
         raise UserError(f"--set {name}: expected a value like {current!r}, got {text!r}") from None

@@ -121,13 +121,13 @@ def quantised(
     moving: MovingCodebook,
     generator: torch.Generator,
 ) -> tuple[Float[Tensor, "batch token width"], Float[Tensor, ""], Int[Tensor, "batch token"]]:
-    """Quantise with the straight-through gradient while the codebook follows.
+    """Quantise with the straight-through gradient; the caller lets the codebook follow after the update.
 
     Args:
         continuous: Encoder outputs.
-        codebook: Codes; changed in place.
+        codebook: Codes; filled from the first batch.
         moving: Its running means.
-        generator: Draws the vectors that replace dead codes.
+        generator: Draws the vectors of the first codebook.
 
     Returns:
         Codes with the gradient of ``continuous``, the commitment loss, and the indices.
@@ -137,6 +137,4 @@ def quantised(
     indices = nearest_code(continuous.detach(), codebook)
     codes = codebook.detach()[indices]
     commitment = moving.config.commitment * commitment_loss(continuous, codes)
-    output = straight_through(continuous, codes)
-    moving.update(codebook, vectors, indices.flatten(), generator)
-    return output, commitment, indices
+    return straight_through(continuous, codes), commitment, indices

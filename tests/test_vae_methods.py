@@ -69,7 +69,7 @@ class TestContract:
         grouped = [id(p) for group in model.parameter_groups() for p in group.parameters]
         trainable = {id(p) for p in model.parameters() if p.requires_grad}
         assert len(grouped) == len(set(grouped)) and set(grouped) == trainable
-        model.loss(segments(), torch.Generator().manual_seed(1), progress=0.0).total.backward()
+        model.loss(segments(), torch.Generator().manual_seed(1), progress=1.0).total.backward()
         missing = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
         assert not missing
 
@@ -112,7 +112,7 @@ def test_daps_gradients_are_disjoint():
     x = segments()
     memory = model.recognition.encoder(x)
     indices, _ = model.recognition.decoder.sample(memory, 2, torch.Generator().manual_seed(1))
-    model.loss(x, torch.Generator().manual_seed(1), progress=0.0).total.backward()
+    model.loss(x, torch.Generator().manual_seed(1), progress=1.0).total.backward()
     together = gradients(model)
     # The decoder's own objective by hand, on the same draws:
     model = tiny_model("daps")
@@ -132,7 +132,7 @@ def test_daps_gradients_are_disjoint():
 
 def test_daps_encoder_does_not_see_the_scale_of_the_decoder_loss():
     """The gradient of q is that of weighted log q: at equal returns it is the plain average of grad log q."""
-    model = tiny_model("daps")
+    model = tiny_model("daps", "centred_weights=false")
     with torch.no_grad():  # a decoder that ignores its codes gives equal returns; beta = 0.01 -> nearly equal weights
         model.generative.decoder.output[2].weight.zero_()
         model.log_eta.fill_(LOG_ETA_RANGE[1])
@@ -220,3 +220,15 @@ def test_paper_preset_is_the_column_of_the_paper():
         batch=256, steps=250_000, hz=100.0, learning_rate=3e-4, weight_decay=1e-4, adaptive_clipping=1.0
     )
     assert SegmentShape().tokens == 64
+
+
+def test_recognition_slows_down_when_the_search_begins():
+    """Warm start at the full rate; policy search at the factor; the generative network never changes its rate."""
+    model = tiny_model("daps", "quantise=0.4", "imitate=0.2", "search_learning_rate_factor=0.25")
+    optimisers = {o.name: o for o in build_optimisers(model, OptimisationConfig(learning_rate=1e-2))}
+    rates = []
+    for progress in (0.0, 0.5, 0.7, 1.0):
+        for optimiser in optimisers.values():
+            optimiser.update(progress)
+        rates.append([optimisers[n].adamw.param_groups[0]["lr"] for n in ("recognition", "generative")])
+    assert rates == [[1e-2, 1e-2], [1e-2, 1e-2], [2.5e-3, 1e-2], [2.5e-3, 1e-2]]
