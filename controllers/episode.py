@@ -117,5 +117,5 @@ def tilt_deg(root_quaternion: Float[np.ndarray, " 4"]) -> float:
 
 
 def is_down(qpos: Float[np.ndarray, " coordinate"]) -> bool:
-    """Whether a posture counts as fallen: root below 0.5 m or tilted over 60 degrees."""
-    return bool(qpos[2] < 0.5 or tilt_deg(qpos[3:7]) > 60.0)
+    """Whether a posture counts as fallen: root below 0.5 m, tilted over 60 degrees, or no finite numbers at all."""
+    return not bool(qpos[2] >= 0.5 and tilt_deg(qpos[3:7]) <= 60.0)

@@ -188,16 +188,14 @@ class LatentPolicy(nn.Module):
         batch, config = conditions.history.shape[0], self.config
         guided = sampling.guidance != 1.0
         inputs = conditions.concatenate(conditions.without_text()) if guided else conditions
-        rows, device = inputs.history.shape[0], inputs.history.device
+        rows = inputs.history.shape[0]
         memory = self.conditions(inputs)
         shared = [block.cross_attention.project_memory(memory) for block in self.blocks]
-        cache = memory.new_zeros(
-            config.layers, 2, rows, config.heads, config.tokens, config.width // config.heads
-        )
+        cache = memory.new_zeros(config.layers, 2, rows, config.heads, config.tokens, config.width // config.heads)
         offsets = self._offsets(inputs)
         uniforms = torch.rand(config.tokens, batch, generator=generator).to(memory)
-        current = torch.full((rows,), config.vocabulary, dtype=torch.long, device=device)
-        codes = torch.empty(config.tokens, batch, dtype=torch.long, device=device)
+        current = torch.full((rows,), config.vocabulary, dtype=torch.long, device=memory.device)
+        codes = torch.empty(config.tokens, batch, dtype=torch.long, device=memory.device)
         log_prob = memory.new_zeros(batch)
         for token in range(config.tokens):
             x = self.code(current) + offsets[:, token]
@@ -205,12 +203,10 @@ class LatentPolicy(nn.Module):
                 x = block.step(x, (cache[layer, 0], cache[layer, 1]), shared[layer], token)
             logits = self.head(self.norm(x))
             if guided:
-                with_text, without = logits.log_softmax(dim=-1).chunk(2)
-                logits = without + sampling.guidance * (with_text - without)
-            drawn, drawn_log_prob = inverse_cdf_sample(reshape_logits(logits, sampling), uniforms[token])
-            codes[token] = drawn
+                logits = guide(logits, sampling.guidance)
+            codes[token], drawn_log_prob = inverse_cdf_sample(reshape_logits(logits, sampling), uniforms[token])
             log_prob += drawn_log_prob
-            current = drawn.repeat(2) if guided else drawn
+            current = codes[token].repeat(2) if guided else codes[token]
         return codes.T.contiguous(), log_prob
 
     def save(self, folder: Path) -> None:
@@ -239,6 +235,19 @@ class LatentPolicy(nn.Module):
         except (KeyError, RuntimeError, ValueError, SafetensorError) as error:
             raise UserError(f"{path} holds no readable latent policy: {error}") from error
         return policy.eval()
+
+
+def guide(logits: Float[Tensor, "rows vocabulary"], guidance: float) -> Float[Tensor, "batch vocabulary"]:
+    r"""Classifier-free guidance: :math:`\log q + (g - 1)(\log q - \log q_0)`, unnormalised.
+
+    Args:
+        logits: With text in the first half of the rows, without (:math:`q_0`) in the second.
+        guidance: g; 1 is the distribution with text, 0 the one without.
+
+    Source: Ho and Salimans 2022, on logits of codes.
+    """
+    with_text, without = logits.log_softmax(dim=-1).chunk(2)
+    return without + guidance * (with_text - without)
 
 
 def reshape_logits(

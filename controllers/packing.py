@@ -52,7 +52,7 @@ class PackFlags:
     """Default temperature of the choice of codes."""
     top_p: float = 1.0
     """Default nucleus of the choice of codes."""
-    guidance: float = 1.0
+    guidance: float = 2.0
     """Default classifier-free guidance on the text."""
     json: bool = False
     """Print one JSON object as the last line of stdout."""

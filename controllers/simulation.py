@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Literal, Protocol, runtime_checkable
 
 import numpy as np
+import torch
 import tyro
 from jaxtyping import Float
 
@@ -83,6 +84,7 @@ def simulate(flags: SimulateFlags) -> Mapping[str, Value]:
     Raises:
         UserError: On an empty command, a bad path file or bundle, or no command and no terminal.
     """
+    torch.set_num_threads(1)  # one robot is too little work to share, and waiting threads would take the cores
     interactive = not flags.commands
     if interactive and not sys.stdin.isatty():
         raise UserError('say what the robot should do, e.g. motionlex simulate "walk forward" (no terminal to ask)')

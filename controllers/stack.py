@@ -182,6 +182,8 @@ class Stack:
         plan_xy, plan_yaw = self._planner.anchor
         world_xy = self._placement.points(plan_xy[None])[0]
         measured = self.qpos
+        if not np.isfinite(measured).all():
+            return  # the simulation has diverged, which counts as a fall
         measured_yaw = float(quaternion.yaw(measured[None, 3:7])[0])
         xy, yaw = clamp_anchor(
             world_xy,

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from motionlex.controllers.conditions import WINDOW, Conditions
-from motionlex.controllers.latent_policy import LatentPolicy, LatentPolicyConfig, SamplingConfig, reshape_logits
+from motionlex.controllers.latent_policy import LatentPolicy, LatentPolicyConfig, SamplingConfig, guide, reshape_logits
 from motionlex.data.errors import UserError
 
 FEATURES, VOCABULARY, TOKENS = 6, 5, 7
@@ -108,6 +108,15 @@ def test_guidance_one_is_plain_and_guidance_without_text_is_no_guidance():
     b, _ = policy.sample(withheld, torch.Generator().manual_seed(4))
     assert torch.equal(a, b)
     assert plain.shape == a.shape
+
+
+def test_guidance_by_hand():
+    q, q0 = torch.tensor([0.5, 0.5], dtype=torch.float64), torch.tensor([0.8, 0.2], dtype=torch.float64)
+    logits = torch.stack([q, q0]).log() + torch.tensor([[3.0], [-1.0]])  # unnormalised by different constants
+    # q^2 / q0 = (0.3125, 1.25), normalised (0.2, 0.8)
+    torch.testing.assert_close(guide(logits, 2.0).softmax(-1)[0], torch.tensor([0.2, 0.8], dtype=torch.float64))
+    torch.testing.assert_close(guide(logits, 1.0).softmax(-1)[0], q)
+    torch.testing.assert_close(guide(logits, 0.0).softmax(-1)[0], q0)
 
 
 def test_nucleus_and_temperature_by_hand():
