@@ -42,7 +42,7 @@ def test_the_same_seed_and_text_give_the_same_motion_and_others_do_not(bundle, t
     assert not np.array_equal(runs[0], runs[3])
 
 
-def test_permuted_action_labels_change_what_is_shown_but_not_one_bit_of_motion(bundle, tiny_bundle, tmp_path, toy_encode):
+def test_permuted_labels_change_what_is_shown_but_not_one_bit_of_motion(bundle, tiny_bundle, tmp_path, toy_encode):
     """The nearest known action is for display: it feeds no controller."""
     folder = shutil.copytree(tiny_bundle, tmp_path / "permuted")
     captions = load_file(folder / "captions.safetensors")

@@ -58,7 +58,7 @@ def test_measurements_do_not_depend_on_place_or_heading():
     window = clip.qpos[:100]
     turn = quaternion.from_yaw(np.array(1.9))
     moved = window.copy()
-    moved[:, :3] = quaternion.rotate(turn, window[:, :3]) + [3.0, -7.0, 0.0]
+    moved[:, :3] = quaternion.rotate(turn, window[:, :3]) + np.array([3.0, -7.0, 0.0])
     moved[:, 3:7] = quaternion.multiply(turn, window[:, 3:7])
     np.testing.assert_allclose(measure(window, HZ), measure(moved, HZ), atol=1e-9)
 

@@ -69,7 +69,7 @@ def test_states_turn_about_the_vertical():
     placement = Placement(xy=np.array([1.0, -1.0]), yaw=0.7)
     placed, moving = placement.state(qpos, qvel)
     turn = quaternion.from_yaw(0.7)
-    np.testing.assert_allclose(placed[:, :3], quaternion.rotate(turn, qpos[:, :3]) + [1.0, -1.0, 0.0], atol=1e-12)
+    np.testing.assert_allclose(placed[:, :3], quaternion.rotate(turn, qpos[:, :3]) + np.array([1.0, -1.0, 0.0]), atol=1e-12)
     np.testing.assert_allclose(moving[:, :3], quaternion.rotate(turn, qvel[:, :3]), atol=1e-12)
     np.testing.assert_array_equal(moving[:, 3:], qvel[:, 3:])
     np.testing.assert_array_equal(placed[:, 7:], qpos[:, 7:])
