@@ -5,27 +5,27 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
 
 from motionlex.controllers.commands import build_command_source, decoded_errors
+from motionlex.controllers.distillation import DistillationConfig, distil
 from motionlex.controllers.evaluation_tracking import Report, evaluate_tracking
+from motionlex.controllers.low_level_config import LowLevelConfig, LowLevelFlags, resolve_config, select_clips
 from motionlex.controllers.low_level_policy import LowLevelPolicy, PolicyShape, read_plain, read_weights
 from motionlex.controllers.low_level_state import RunCallback, load_training_state
-from motionlex.controllers.ppo import PPOConfig, TrackingPPO
-from motionlex.data.clip import MotionClip
+from motionlex.controllers.ppo import TrackingPPO
 from motionlex.data.datasets import load_dataset
-from motionlex.data.errors import UserError, unknown_name
-from motionlex.data.robots import available_robots, get_robot
+from motionlex.data.errors import UserError
+from motionlex.data.robots import get_robot
 from motionlex.data.storage import write_json
 from motionlex.envs.batched import BatchedTracking
 from motionlex.envs.reference import MotionLibrary, settle, smooth
-from motionlex.envs.task import Goal, Reward, TaskConfig, TrackingTask
+from motionlex.envs.task import TrackingTask
 from motionlex.motion_vae import checkpoint
 from motionlex.motion_vae.checkpoint import load_run
 from motionlex.motion_vae.registry import PlainValue, from_plain
@@ -35,100 +35,10 @@ from motionlex.motion_vae.training import data_hash
 __all__ = ["LowLevelConfig", "LowLevelFlags", "LowLevelPolicy", "build_command_source", "train_low_level"]
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class LowLevelFlags:
-    """Train a policy that follows motions of the robot (PPO)."""
-
-    env: str = "h1"
-    """Robot."""
-    data: str = "builtin"
-    """Data set: builtin, lafan1 or loco_mujoco."""
-    data_root: Path | None = None
-    """Folder of the data set; None reads the data set's environment variable."""
-    clips: tuple[str, ...] = ()
-    """Clips, each with an optional part in seconds, e.g. walk1_subject5:10-20; none takes the training split."""
-    vae: Path | None = None
-    """Run of train_motion_vae; needed for --goal decoded and latent."""
-    goal: Goal = "reference"
-    """What the policy is told: data-set frames, decoded frames, or codes."""
-    control: Literal["pd", "torque"] | None = None
-    """Position servos (None under preset small) or torques (None under preset paper)."""
-    reward: Reward = "deepmimic"
-    """Reward."""
-    hz: float | None = None
-    """Control and frame rate [1/s]; None takes that of the preset."""
-    preset: Literal["small", "paper"] = "small"
-    """Recipe: small (two CPU cores, 50 Hz) or paper (DAPS appendix K, 100 Hz, torques)."""
-    backend: Literal["cpu", "warp"] = "cpu"
-    """Physics: mujoco.rollout threads, or MuJoCo Warp (not available yet)."""
-    steps: int | None = None
-    """Total control steps over all robots to reach; None takes those of the preset or of the run."""
-    worlds: int | None = None
-    """Robots simulated at once; None takes those of the preset."""
-    threads: int | None = None
-    """Threads of physics and torch; None takes OMP_NUM_THREADS, else the cores."""
-    prepare: bool | None = None
-    """Smooth the motions (20 ms) and set them on the floor; None does so for lafan1 only."""
-    push: float = 0.0
-    """Largest horizontal velocity kick [m/s] about every 3 s; 0 for none."""
-    init: Path | None = None
-    """Run or policy folder whose weights (normaliser included) are the start."""
-    seed: int = 0
-    """Seed of weights, starts, noise and exploration."""
-    device: str = "cpu"
-    """Torch device."""
-    resume: Path | None = None
-    """Run folder to continue; only --steps, --threads, --device, --data-root and --json may be given with it."""
-    out: Path | None = None
-    """New run folder; None makes runs/lowlevel_<data>_<goal>_<preset>_<seed>."""
-    checkpoint_s: float = 180.0
-    """Seconds between two checkpoints."""
-    evaluate: bool = True
-    """Measure tracking at the end."""
-    json: bool = False
-    """Print one JSON object as the last line of stdout."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class LowLevelConfig:
-    """Everything that was decided when a run was created; saved as config.json."""
-
-    robot: str = "h1"
-    """Robot."""
-    data: str = "builtin"
-    """Data set."""
-    data_root: str | None = None
-    """Folder of the data set, None for its environment variable."""
-    clips: tuple[str, ...] = ()
-    """Clips and parts; none means the training split."""
-    vae: str | None = None
-    """Autoencoder run that the codes come from."""
-    preset: str = "small"
-    """Recipe it started from."""
-    prepare: bool = False
-    """Whether motions are smoothed and set on the floor."""
-    hidden: tuple[int, ...] = (256, 256)
-    """Widths of actor and critic."""
-    task: TaskConfig = field(default_factory=TaskConfig)
-    """The task."""
-    ppo: PPOConfig = field(default_factory=PPOConfig)
-    """Hyper-parameters."""
-    init: str | None = None
-    """Where the initial weights came from."""
-    steps: int = 3_000_000
-    """Total control steps last asked for."""
-    seed: int = 0
-    """Seed."""
-
-
-def preset_config(name: Literal["small", "paper"], goal: Goal) -> LowLevelConfig:
-    """Return a recipe: ``small`` as measured on two cores, ``paper`` as in DAPS appendix K (its sizes and rate)."""
-    if name == "small":
-        return LowLevelConfig(task=TaskConfig(goal=goal))
-    task = TaskConfig(goal=goal, hz=100.0, control="torque")
-    return LowLevelConfig(preset="paper", hidden=(2048, 1024, 512), task=task, steps=100_000_000)
+IMITATED_STD = 0.15
+"""Standard deviation of the actions with which PPO continues after imitation."""
+CRITIC_FIRST = 20
+"""Updates after imitation in which only the critic learns."""
 
 
 def train_low_level(flags: LowLevelFlags) -> dict[str, PlainValue]:
@@ -155,64 +65,6 @@ def train_low_level(flags: LowLevelFlags) -> dict[str, PlainValue]:
     if flags.resume is not None:
         return _resume(flags, flags.resume, device, threads)
     return _create(flags, device, threads)
-
-
-def resolve_config(flags: LowLevelFlags) -> LowLevelConfig:
-    """Merge flags into the preset.
-
-    Raises:
-        UserError: On an unknown robot or a goal without codes.
-    """
-    if flags.env not in available_robots():
-        raise unknown_name("robot", flags.env, available_robots(), "data/robots/")
-    if flags.goal != "reference" and flags.vae is None:
-        raise UserError(f"--goal {flags.goal} needs the codes of an autoencoder: give --vae RUN")
-    base = preset_config(flags.preset, flags.goal)
-    task = replace(
-        base.task,
-        hz=flags.hz or base.task.hz,
-        control=flags.control or base.task.control,
-        reward=flags.reward,
-        push_speed=flags.push,
-    )
-    return replace(
-        base,
-        robot=flags.env,
-        data=flags.data,
-        data_root=None if flags.data_root is None else str(flags.data_root),
-        clips=flags.clips,
-        vae=None if flags.vae is None else str(flags.vae),
-        prepare=flags.data == "lafan1" if flags.prepare is None else flags.prepare,
-        task=task,
-        ppo=replace(base.ppo, worlds=flags.worlds or base.ppo.worlds),
-        init=None if flags.init is None else str(flags.init),
-        steps=flags.steps or base.steps,
-        seed=flags.seed,
-    )
-
-
-def select_clips(clips: Sequence[MotionClip], names: Sequence[str]) -> tuple[MotionClip, ...]:
-    """Pick clips by ``name`` or ``name:from-to`` in seconds.
-
-    Raises:
-        UserError: On an unknown clip or a part that is not two increasing numbers inside the clip.
-    """
-    chosen = []
-    for name in names:
-        stem, colon, part = name.partition(":")
-        clip = next((c for c in clips if c.name == stem), None)
-        if clip is None:
-            raise unknown_name("clip", stem, [c.name for c in clips], "the data set")
-        if colon:
-            try:
-                start, stop = (float(x) for x in part.split("-"))
-            except ValueError:
-                raise UserError(f"--clips {name}: wanted name:from-to in seconds, e.g. {stem}:10-20") from None
-            if not 0 <= start < stop <= clip.duration_s + 1e-9:
-                raise UserError(f"--clips {name}: the clip lasts {clip.duration_s:.1f} s")
-            clip = clip.slice(round(start * clip.hz), min(round(stop * clip.hz) + 1, clip.frames))
-        chosen.append(clip)
-    return tuple(chosen)
 
 
 def load_library(config: LowLevelConfig, data_root: Path | None = None) -> tuple[MotionLibrary, str]:
@@ -282,11 +134,27 @@ def _create(flags: LowLevelFlags, device: str, threads: int) -> dict[str, PlainV
     policy = build_policy(config, task, codebook)
     meta = {**checkpoint.provenance(), "seed": config.seed, "data_sha256": digest, "library_frames": library.frames}
     model = _trainer(config, task, policy, device, threads)
+    if config.teacher is not None:
+        meta |= _imitate(config, model)
     with checkpoint.NewRunFolder(folder) as partial:
         write_json(partial / checkpoint.CONFIG_FILE, asdict(config))
         write_json(partial / checkpoint.META_FILE, {**meta, "steps": 0})
         policy.save(partial)
     return _run(flags, config, model, folder, meta, threads)
+
+
+def _imitate(config: LowLevelConfig, model: TrackingPPO) -> dict[str, float]:
+    """Let the policy learn from the teacher, then leave it with the small noise that suits a trained policy."""
+    teacher = LowLevelPolicy.load(Path(str(config.teacher)))
+    scores = distil(
+        model.policy.network,
+        teacher,
+        model.env,
+        DistillationConfig(steps=config.distill_steps),
+        model.generator,
+    )
+    model.policy.network.log_std.data.fill_(float(np.log(IMITATED_STD)))
+    return scores
 
 
 def load_low_level_config(folder: Path) -> LowLevelConfig:
@@ -325,7 +193,8 @@ def _trainer(
         task, worlds=config.ppo.worlds, threads=threads, generator=np.random.default_rng((config.seed, 1))
     )
     generator = torch.Generator().manual_seed(config.seed)
-    return TrackingPPO(env, policy, config.ppo, generator, device)
+    warm_up = CRITIC_FIRST if config.teacher is not None else 0
+    return TrackingPPO(env, policy, config.ppo, generator, device, critic_first=warm_up)
 
 
 def _run(

@@ -135,6 +135,8 @@ class TrackingPPO(PPO):
         config: PPOConfig,
         generator: torch.Generator,
         device: str,
+        *,
+        critic_first: int = 0,
     ) -> None:
         """Wire environment, network and buffer.
 
@@ -144,7 +146,9 @@ class TrackingPPO(PPO):
             config: Hyper-parameters.
             generator: Source of exploration noise and of mini-batch order.
             device: Torch device.
+            critic_first: Updates at the beginning in which the actor rests, for actors that were trained before.
         """
+        self.critic_first = critic_first
         self.recipe, self.generator = config, generator
         self.actor_rate = config.actor_rate
         self.statistics: dict[str, float] = {}
@@ -182,7 +186,8 @@ class TrackingPPO(PPO):
             if totals[0] > 4.0 * recipe.target_kl and epoch < recipe.epochs - 1:
                 break
         self._n_updates += recipe.epochs
-        self.actor_rate = adapted_rate(self.actor_rate, totals[0], recipe.target_kl, recipe.rate_bounds)
+        if self._n_updates > self.critic_first * recipe.epochs:
+            self.actor_rate = adapted_rate(self.actor_rate, totals[0], recipe.target_kl, recipe.rate_bounds)
         self.policy.network.update_normaliser(observations)
         residual = buffer.returns - buffer.values
         self.statistics = {
@@ -203,6 +208,7 @@ class TrackingPPO(PPO):
     ) -> Float[np.ndarray, " 4"]:
         """Take one gradient step; return KL [nat], policy loss, value loss, share of clipped ratios."""
         recipe, optimizer = self.recipe, self.policy.optimizer
+        resting = self._n_updates < self.critic_first * recipe.epochs
         values, log_prob, entropy = self.policy.evaluate_actions(observations, actions)
         advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
         log_ratio = log_prob - old_log_prob
@@ -213,7 +219,10 @@ class TrackingPPO(PPO):
         optimizer.zero_grad(set_to_none=True)
         (policy_loss - recipe.entropy * entropy.mean() + value_loss).backward()
         for group, rate, parameters in zip(
-            optimizer.param_groups, (self.actor_rate, recipe.critic_rate), self.policy.groups, strict=True
+            optimizer.param_groups,
+            (0.0 if resting else self.actor_rate, recipe.critic_rate),
+            self.policy.groups,
+            strict=True,
         ):
             group["lr"] = rate
             torch.nn.utils.clip_grad_norm_(parameters, recipe.max_gradient)

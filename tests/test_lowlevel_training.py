@@ -7,8 +7,9 @@ import pytest
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
 
-from motionlex.controllers import low_level
-from motionlex.controllers.low_level import LowLevelFlags, resolve_config, select_clips, train_low_level
+from motionlex.controllers import low_level, low_level_config
+from motionlex.controllers.low_level import train_low_level
+from motionlex.controllers.low_level_config import LowLevelFlags, resolve_config, select_clips
 from motionlex.controllers.low_level_policy import LowLevelPolicy, Normaliser, PolicyShape
 from motionlex.controllers.ppo import PPOConfig, TrackingPPO, adapted_rate
 from motionlex.data.datasets import MotionData
@@ -34,9 +35,9 @@ def small(monkeypatch, toy_clips):
     monkeypatch.setattr(
         low_level, "load_dataset", lambda name, root, hz: MotionData(name="toy", train=toy_clips, validation=(), hz=hz)
     )
-    base = low_level.preset_config
+    base = low_level_config.preset_config
     monkeypatch.setattr(
-        low_level,
+        low_level_config,
         "preset_config",
         lambda name, goal: replace(
             base(name, goal), hidden=(16, 16), ppo=PPOConfig(worlds=4, horizon=16, minibatch=32, epochs=2)

@@ -1,0 +1,170 @@
+"""A latent policy learns from a policy that sees the motion itself, before PPO takes over (DAgger).
+
+The student drives the robot; at every state it reaches, the teacher is asked what it would do. The teacher's motor
+target is re-expressed around the student's one fixed pose, so that the student's motion still comes from codes alone.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from motionlex.controllers.low_level_policy import LowLevelPolicy
+from motionlex.data.errors import UserError
+from motionlex.envs.batched import BatchedTracking
+from motionlex.envs.task import TrackingTask
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillationConfig:
+    """How the student learns."""
+
+    steps: int = 2_000_000
+    """Control steps over all robots."""
+    horizon: int = 32
+    """Control steps per robot between updates."""
+    updates: int = 16
+    """Gradient steps per horizon."""
+    minibatch: int = 2048
+    """States per gradient step."""
+    memory: int = 400_000
+    """States remembered; the oldest go first."""
+    rate: float = 1e-3
+    """Learning rate at the start; falls to a tenth along a cosine."""
+    noise: float = 0.08
+    """Standard deviation of the student's actions while driving."""
+    teacher_share: float = 0.1
+    """Share of the steps at the beginning in which the teacher drives."""
+
+
+def teacher_actions(
+    teacher: LowLevelPolicy, task: TrackingTask, observation: Float[np.ndarray, "env feature"]
+) -> Float[np.ndarray, "env action"]:
+    """Return the student's actions that reach the teacher's motor targets.
+
+    Args:
+        teacher: Policy of goal ``reference`` under pd control.
+        task: The student's task (goal latent, privileged observation).
+        observation: The student's observations; the teacher's follow the student's own part.
+    """
+    seen = observation[:, task.policy_size :].astype(np.float64)
+    hinges = len(task.robot.joints)
+    own = 3 * hinges + 10  # proprioception: angles, velocities, gravity, two velocities, height, last action
+    last_action = slice(2 * hinges + 10, own)
+    reference = seen[:, :hinges] + seen[:, own : own + hinges]
+    # The teacher's own last action is unknown here; what the student did last, in the teacher's terms, stands in.
+    done = task.robot.default_pose + task.config.absolute_scale * seen[:, last_action]
+    seen[:, last_action] = np.clip((done - reference) / teacher.task.residual_scale, -4.0, 4.0)
+    target = reference + teacher.task.residual_scale * teacher.act(seen)
+    limit = task.action_limit
+    return np.clip((target - task.robot.default_pose) / task.config.absolute_scale, -limit, limit)
+
+
+def distil(
+    student: LowLevelPolicy,
+    teacher: LowLevelPolicy,
+    env: BatchedTracking,
+    config: DistillationConfig,
+    generator: torch.Generator,
+) -> dict[str, float]:
+    """Train the student's actor in place.
+
+    Args:
+        student: Latent policy.
+        teacher: Reference policy at the same rate and control.
+        env: The student's environment.
+        config: How to learn.
+        generator: Source of driving noise and of mini-batches.
+
+    Returns:
+        ``distillation_loss`` (mean squared action error) and ``distillation_episode_s``.
+
+    Raises:
+        UserError: If teacher or task do not fit.
+    """
+    task = env.task
+    check_teacher(teacher, task)
+    memory = _Memory(config.memory, task.policy_size, task.actions)
+    parameters = [*student.actor.parameters(), *(student.codes.parameters() if student.codes is not None else ())]
+    optimizer = torch.optim.Adam(parameters, lr=config.rate)
+    observation, done, lengths, loss = env.reset(), 0, [0.0], 0.0
+    begin = shown = time.perf_counter()
+    while done < config.steps:
+        for _ in range(config.horizon):
+            label = teacher_actions(teacher, task, observation)
+            memory.add(observation[:, : task.policy_size], label)
+            student.update_normaliser(torch.as_tensor(observation))
+            driven = label if done < config.teacher_share * config.steps else student.act(observation)
+            noise = torch.randn(driven.shape, generator=generator).numpy()
+            observation, _, _, infos = env.step(driven + config.noise * noise)
+            lengths += [info["episode"]["l"] / task.config.hz for info in infos if info]
+            done += env.num_envs
+        fraction = min(done / config.steps, 1.0)
+        optimizer.param_groups[0]["lr"] = config.rate * (0.1 + 0.45 * (1.0 + np.cos(np.pi * fraction)))
+        loss = float(
+            np.mean(
+                [_update(student, optimizer, *memory.draw(config.minibatch, generator)) for _ in range(config.updates)]
+            )
+        )
+        lengths = lengths[-1000:]
+        if time.perf_counter() - shown > 10.0:
+            shown = time.perf_counter()
+            logger.info(
+                "distilling: step %.3fM of %.3fM, %.0f steps/s, loss %.4f, episode %.2f s",
+                done / 1e6, config.steps / 1e6, done / (shown - begin), loss, float(np.mean(lengths)),
+            )  # fmt: skip
+    return {"distillation_loss": loss, "distillation_episode_s": float(np.mean(lengths))}
+
+
+def check_teacher(teacher: LowLevelPolicy, task: TrackingTask) -> None:
+    """Refuse teachers that cannot be asked.
+
+    Raises:
+        UserError: If the student is not a latent pd policy, or the teacher is not a reference pd policy of its rate.
+    """
+    if task.config.goal != "latent" or not task.config.privileged_critic or task.config.control != "pd":
+        raise UserError("--teacher is for --goal latent with --control pd")
+    wanted, got = (task.config.hz, "pd"), (teacher.task.hz, teacher.task.control)
+    if teacher.task.goal == "latent" or wanted != got or teacher.task.ahead != task.config.ahead:
+        raise UserError(f"--teacher: wanted goal reference at {wanted}, got goal {teacher.task.goal} at {got}")
+
+
+def _update(
+    student: LowLevelPolicy,
+    optimizer: torch.optim.Optimizer,
+    observation: Float[Tensor, "batch feature"],
+    label: Float[Tensor, "batch action"],
+) -> float:
+    loss = (student.mean(observation) - label).square().mean()
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], 1.0)
+    optimizer.step()
+    return float(loss.detach())
+
+
+class _Memory:
+    """The last states with the teacher's answers."""
+
+    def __init__(self, size: int, features: int, actions: int) -> None:
+        self._observation = np.zeros((size, features), dtype=np.float32)
+        self._label = np.zeros((size, actions), dtype=np.float32)
+        self._next = self._filled = 0
+
+    def add(self, observation: Float[np.ndarray, "env feature"], label: Float[np.ndarray, "env action"]) -> None:
+        rows = (self._next + np.arange(len(observation))) % len(self._label)
+        self._observation[rows], self._label[rows] = observation, label
+        self._next = (self._next + len(observation)) % len(self._label)
+        self._filled = min(self._filled + len(observation), len(self._label))
+
+    def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        rows = torch.randint(self._filled, (count,), generator=generator).numpy()
+        return torch.from_numpy(self._observation[rows]), torch.from_numpy(self._label[rows])

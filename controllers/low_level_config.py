@@ -1,0 +1,176 @@
+"""Flags and configuration of a low-level run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+from motionlex.controllers.ppo import PPOConfig
+from motionlex.data.clip import MotionClip
+from motionlex.data.errors import UserError, unknown_name
+from motionlex.data.robots import available_robots
+from motionlex.envs.task import Goal, Reward, TaskConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class LowLevelFlags:
+    """Train a policy that follows motions of the robot (PPO)."""
+
+    env: str = "h1"
+    """Robot."""
+    data: str = "builtin"
+    """Data set: builtin, lafan1 or loco_mujoco."""
+    data_root: Path | None = None
+    """Folder of the data set; None reads the data set's environment variable."""
+    clips: tuple[str, ...] = ()
+    """Clips, each with an optional part in seconds, e.g. walk1_subject5:10-20; none takes the training split."""
+    vae: Path | None = None
+    """Run of train_motion_vae; needed for --goal decoded and latent."""
+    goal: Goal = "reference"
+    """What the policy is told: data-set frames, decoded frames, or codes."""
+    control: Literal["pd", "torque"] | None = None
+    """Position servos (None under preset small) or torques (None under preset paper)."""
+    reward: Reward = "deepmimic"
+    """Reward."""
+    hz: float | None = None
+    """Control and frame rate [1/s]; None takes that of the preset."""
+    preset: Literal["small", "paper"] = "small"
+    """Recipe: small (two CPU cores, 50 Hz) or paper (DAPS appendix K, 100 Hz, torques)."""
+    backend: Literal["cpu", "warp"] = "cpu"
+    """Physics: mujoco.rollout threads, or MuJoCo Warp (not available yet)."""
+    steps: int | None = None
+    """Total control steps over all robots to reach; None takes those of the preset or of the run."""
+    worlds: int | None = None
+    """Robots simulated at once; None takes those of the preset."""
+    threads: int | None = None
+    """Threads of physics and torch; None takes OMP_NUM_THREADS, else the cores."""
+    prepare: bool | None = None
+    """Smooth the motions (20 ms) and set them on the floor; None does so for lafan1 only."""
+    push: float = 0.0
+    """Largest horizontal velocity kick [m/s] about every 3 s; 0 for none."""
+    init: Path | None = None
+    """Run or policy folder whose weights (normaliser included) are the start."""
+    teacher: Path | None = None
+    """Run of goal reference that a latent policy imitates (DAgger) before PPO begins."""
+    distill_steps: int = 2_000_000
+    """Control steps of that imitation."""
+    seed: int = 0
+    """Seed of weights, starts, noise and exploration."""
+    device: str = "cpu"
+    """Torch device."""
+    resume: Path | None = None
+    """Run folder to continue; only --steps, --threads, --device, --data-root and --json may be given with it."""
+    out: Path | None = None
+    """New run folder; None makes runs/lowlevel_<data>_<goal>_<preset>_<seed>."""
+    checkpoint_s: float = 180.0
+    """Seconds between two checkpoints."""
+    evaluate: bool = True
+    """Measure tracking at the end."""
+    json: bool = False
+    """Print one JSON object as the last line of stdout."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LowLevelConfig:
+    """Everything that was decided when a run was created; saved as config.json."""
+
+    robot: str = "h1"
+    """Robot."""
+    data: str = "builtin"
+    """Data set."""
+    data_root: str | None = None
+    """Folder of the data set, None for its environment variable."""
+    clips: tuple[str, ...] = ()
+    """Clips and parts; none means the training split."""
+    vae: str | None = None
+    """Autoencoder run that the codes come from."""
+    preset: str = "small"
+    """Recipe it started from."""
+    prepare: bool = False
+    """Whether motions are smoothed and set on the floor."""
+    hidden: tuple[int, ...] = (256, 256)
+    """Widths of actor and critic."""
+    task: TaskConfig = field(default_factory=TaskConfig)
+    """The task."""
+    ppo: PPOConfig = field(default_factory=PPOConfig)
+    """Hyper-parameters."""
+    init: str | None = None
+    """Where the initial weights came from."""
+    teacher: str | None = None
+    """Run that was imitated before step 0."""
+    distill_steps: int = 0
+    """Control steps of that imitation."""
+    steps: int = 3_000_000
+    """Total control steps last asked for."""
+    seed: int = 0
+    """Seed."""
+
+
+def preset_config(name: Literal["small", "paper"], goal: Goal) -> LowLevelConfig:
+    """Return a recipe: ``small`` as measured on two cores, ``paper`` as in DAPS appendix K (its sizes and rate)."""
+    if name == "small":
+        return LowLevelConfig(task=TaskConfig(goal=goal))
+    task = TaskConfig(goal=goal, hz=100.0, control="torque")
+    return LowLevelConfig(preset="paper", hidden=(2048, 1024, 512), task=task, steps=100_000_000)
+
+
+def resolve_config(flags: LowLevelFlags) -> LowLevelConfig:
+    """Merge flags into the preset.
+
+    Raises:
+        UserError: On an unknown robot or a goal without codes.
+    """
+    if flags.env not in available_robots():
+        raise unknown_name("robot", flags.env, available_robots(), "data/robots/")
+    if flags.goal != "reference" and flags.vae is None:
+        raise UserError(f"--goal {flags.goal} needs the codes of an autoencoder: give --vae RUN")
+    base = preset_config(flags.preset, flags.goal)
+    task = replace(
+        base.task,
+        hz=flags.hz or base.task.hz,
+        control=flags.control or base.task.control,
+        reward=flags.reward,
+        push_speed=flags.push,
+    )
+    return replace(
+        base,
+        robot=flags.env,
+        data=flags.data,
+        data_root=None if flags.data_root is None else str(flags.data_root),
+        clips=flags.clips,
+        vae=None if flags.vae is None else str(flags.vae),
+        prepare=flags.data == "lafan1" if flags.prepare is None else flags.prepare,
+        task=task,
+        ppo=replace(base.ppo, worlds=flags.worlds or base.ppo.worlds),
+        init=None if flags.init is None else str(flags.init),
+        teacher=None if flags.teacher is None else str(flags.teacher),
+        distill_steps=0 if flags.teacher is None else flags.distill_steps,
+        steps=flags.steps or base.steps,
+        seed=flags.seed,
+    )
+
+
+def select_clips(clips: Sequence[MotionClip], names: Sequence[str]) -> tuple[MotionClip, ...]:
+    """Pick clips by ``name`` or ``name:from-to`` in seconds.
+
+    Raises:
+        UserError: On an unknown clip or a part that is not two increasing numbers inside the clip.
+    """
+    chosen = []
+    for name in names:
+        stem, colon, part = name.partition(":")
+        clip = next((c for c in clips if c.name == stem), None)
+        if clip is None:
+            raise unknown_name("clip", stem, [c.name for c in clips], "the data set")
+        if colon:
+            try:
+                start, stop = (float(x) for x in part.split("-"))
+            except ValueError:
+                raise UserError(f"--clips {name}: wanted name:from-to in seconds, e.g. {stem}:10-20") from None
+            if not 0 <= start < stop <= clip.duration_s + 1e-9:
+                raise UserError(f"--clips {name}: the clip lasts {clip.duration_s:.1f} s")
+            clip = clip.slice(round(start * clip.hz), min(round(stop * clip.hz) + 1, clip.frames))
+        chosen.append(clip)
+    return tuple(chosen)

@@ -1,0 +1,90 @@
+"""A latent policy imitates a policy that sees the motion."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from motionlex.controllers.distillation import DistillationConfig, check_teacher, distil, teacher_actions
+from motionlex.controllers.low_level_policy import LowLevelPolicy, PolicyShape
+from motionlex.data.errors import UserError
+from motionlex.data.robots import get_robot
+from motionlex.envs.batched import BatchedTracking
+from motionlex.envs.benchmark import benchmark_task
+from motionlex.envs.observations import tracking_observation
+from motionlex.envs.reference import CommandSource
+from motionlex.envs.task import TaskConfig, TrackingTask
+
+ROBOT = get_robot("h1")
+
+
+@pytest.fixture(scope="module")
+def task():
+    base = benchmark_task(50.0)
+    frames = base.library.frames
+    command = CommandSource(
+        codes=np.random.default_rng(0).integers(0, 32, (frames // 16 + 1, 64)),
+        segment=np.arange(frames) // 16,
+        phase=(np.arange(frames) % 16) / 16,
+        vocabulary=32,
+    )
+    return TrackingTask(ROBOT, base.library, replace(base.config, goal="latent"), command)
+
+
+def make_teacher():
+    torch.manual_seed(0)
+    shape = PolicyShape(observation=151, critic_observation=151, actions=19, action_limit=4.0, hidden=(16,))
+    teacher = LowLevelPolicy(shape, TaskConfig()).eval()
+    torch.nn.init.normal_(teacher.actor[-1].weight, std=0.1)
+    return teacher
+
+
+def make_student(task):
+    torch.manual_seed(1)
+    shape = PolicyShape(
+        observation=task.policy_size, critic_observation=task.observation_size, actions=19, action_limit=4.0,
+        hidden=(64,), tokens=64, vocabulary=32, code_width=8,
+    )  # fmt: skip
+    student = LowLevelPolicy(shape, task.config)
+    student.set_codebook(torch.randn(32, 8))
+    return student
+
+
+def test_the_students_action_reaches_the_teachers_target(task):
+    teacher, library = make_teacher(), task.library
+    env = BatchedTracking(task, worlds=2, threads=1, generator=np.random.default_rng(0))
+    env.reset_to(np.array([40, 200]))
+    seen = task.observe(env.qpos, env.qvel, env.episodes)
+    label = teacher_actions(teacher, task, seen)
+    reached = task.control(env.episodes, label)
+    # By hand: the robot stands exactly on the reference, so the teacher sees the library itself. Its own last action
+    # is what would have given the student's last target, the default pose.
+    frames = np.array([40, 200])
+    goals = np.stack([library.qpos[frames + 1], library.qpos[frames + 8]], axis=1)
+    speeds = np.stack([library.qvel[frames + 1], library.qvel[frames + 8]], axis=1)
+    following = library.qpos[frames + 1, 7:]
+    last = np.clip((ROBOT.default_pose - following) / 0.3, -4, 4)
+    view = tracking_observation(library.qpos[frames], library.qvel[frames], last, goals, speeds)
+    np.testing.assert_allclose(reached, following + 0.3 * teacher.act(view), atol=1e-5)  # float32 networks
+    env.close()
+
+
+def test_imitation_lowers_the_loss(task):
+    losses = []
+    for steps in (256, 6400):
+        env = BatchedTracking(task, worlds=8, threads=1, generator=np.random.default_rng(0))
+        config = DistillationConfig(steps=steps, horizon=16, updates=8, minibatch=128, memory=4000)
+        scores = distil(make_student(task), make_teacher(), env, config, torch.Generator().manual_seed(0))
+        losses.append(scores["distillation_loss"])
+        env.close()
+    assert losses[1] < 0.5 * losses[0]
+
+
+def test_teachers_that_cannot_be_asked_are_refused(task):
+    teacher = make_teacher()
+    with pytest.raises(UserError, match="goal latent"):
+        check_teacher(teacher, benchmark_task(50.0))
+    teacher.task = TaskConfig(hz=100.0)
+    with pytest.raises(UserError, match="wanted goal reference"):
+        check_teacher(teacher, task)
