@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from jaxtyping import Float
 
 from motionlex.controllers.bundle import Bundle
 from motionlex.controllers.com_path import ComPath
+from motionlex.controllers.conditions import WINDOW
 from motionlex.controllers.episode import TimedCommand, heading_change_deg, is_down, speeds
 from motionlex.controllers.latent_data import REPLAN_FRAMES
 from motionlex.controllers.latent_policy import SamplingConfig
@@ -20,11 +21,14 @@ from motionlex.controllers.planner import Planner
 from motionlex.controllers.simulation import run_commands
 from motionlex.controllers.stack import Stack
 from motionlex.controllers.text import TextFunction
+from motionlex.data import quaternion
 from motionlex.data.captions import held_out_captions, training_captions
 from motionlex.data.clip import MotionClip
+from motionlex.data.features import features_to_state, to_heading
 from motionlex.data.kinematics import ForwardKinematics
 from motionlex.data.robots import get_robot
-from motionlex.data.segments import SegmentSource
+from motionlex.data.segments import SegmentSource, clip_features
+from motionlex.motion_vae.checkpoint import TrainedAutoencoder
 from motionlex.motion_vae.evaluation import evaluate as evaluate_autoencoder
 
 logger = logging.getLogger(__name__)
@@ -95,15 +99,52 @@ def evaluate_data(judge: MotionClassifier, clips: Sequence[MotionClip]) -> dict[
     }
 
 
-def evaluate_reconstruction(bundle: Bundle, clips: Sequence[MotionClip], *, seed: int) -> dict[str, Value]:
-    """Measure the autoencoder on held-out clips."""
+def reconstruct(
+    autoencoder: TrainedAutoencoder, clip: MotionClip, kinematics: ForwardKinematics, generator: torch.Generator
+) -> MotionClip:
+    """Send a clip through the codes as the stack would: a segment every 16 frames, each placed where the last led.
+
+    Args:
+        autoencoder: Encodes and decodes.
+        clip: Motion without glitches.
+        kinematics: Of the robot.
+        generator: Source of the codes.
+
+    Returns:
+        The decoded clip with the same labels; frames that fill no segment are left out.
+    """
+    world = clip_features(clip, kinematics)
+    starts = np.arange(0, clip.frames - WINDOW + 1, REPLAN_FRAMES)
+    local, _ = to_heading(world[starts[:, None] + np.arange(WINDOW)])
+    x = torch.from_numpy(autoencoder.statistics.standardise(local)).float()
+    decoded = autoencoder.decode_features(autoencoder.encode_features(x, generator)).astype(np.float64)
+    xy, yaw, parts = clip.qpos[0, :2], quaternion.yaw(clip.qpos[:1, 3:7]), []
+    for features in decoded:
+        qpos, _ = features_to_state(features[None], hz=clip.hz, start_xy=xy[None], start_yaw=yaw)
+        parts.append(qpos[0, :REPLAN_FRAMES])
+        xy, yaw = qpos[0, REPLAN_FRAMES, :2], quaternion.yaw(qpos[:, REPLAN_FRAMES, 3:7])
+    motion = np.concatenate(parts)
+    spans = tuple(
+        replace(span, stop=min(span.stop, len(motion))) for span in clip.labels if span.start < len(motion)
+    )
+    return MotionClip(name=clip.name, qpos=motion, hz=clip.hz, labels=spans)
+
+
+def evaluate_reconstruction(
+    bundle: Bundle, judge: MotionClassifier, clips: Sequence[MotionClip], *, seed: int
+) -> dict[str, Value]:
+    """Measure the autoencoder on held-out clips, and judge what is left of their actions after the codes."""
     kinematics = ForwardKinematics(get_robot(bundle.meta.robot))
     source = SegmentSource(clips, bundle.autoencoder.statistics, kinematics=kinematics)
     result = evaluate_autoencoder(
         bundle.autoencoder, source, kinematics,
         batches=5, batch=200, keypoint_segments=400, seed=seed, device=torch.device("cpu"),
     )  # fmt: skip
-    return {name: float(value) for name, value in result.items() if isinstance(value, (int, float))}
+    generator = torch.Generator().manual_seed(seed)
+    whole = [clip for clip in clips if clip.valid is None or bool(clip.valid.all())]
+    decoded = [reconstruct(bundle.autoencoder, clip, kinematics, generator) for clip in whole]
+    numbers = {name: float(value) for name, value in result.items() if isinstance(value, (int, float))}
+    return {**numbers, **evaluate_data(judge, decoded)}
 
 
 def plan_motion(planner: Planner, text: torch.Tensor, seconds: float, hz: float) -> Float[np.ndarray, "frame 26"]:

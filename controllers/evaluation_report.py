@@ -95,9 +95,9 @@ def _stage(stage: str, bundle: Bundle, flags: EvaluateStackFlags) -> dict[str, V
         return dict(_tracking(bundle.path / "low_level", flags))
     data = load_dataset(flags.data or bundle.meta.data, flags.data_root, hz=bundle.meta.hz)
     clips = data.validation or data.train
-    if stage == "reconstruction":
-        return evaluate_reconstruction(bundle, clips, seed=flags.seed)
     judge = fit_classifier(data.train)
+    if stage == "reconstruction":
+        return evaluate_reconstruction(bundle, judge, clips, seed=flags.seed)
     if stage == "data":
         return evaluate_data(judge, clips)
     config = EvaluationConfig(

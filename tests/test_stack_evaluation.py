@@ -141,3 +141,35 @@ def test_the_loop_benchmark_reports_its_keys(tiny_bundle, toy_encode, monkeypatc
     assert {"real_time_factor", "segment_ms_p50", "segment_ms_p99", "command_to_motion_s"} <= set(result)
     assert all(value > 0 for value in result.values())
     assert result["segment_ms_p99"] >= result["segment_ms_p50"]
+
+
+def test_a_perfect_autoencoder_gives_the_clip_back_wherever_it_turns():
+    """Codes that name segments exactly: chaining, placing and integrating must lose nothing but the trapezoid rule."""
+    import torch
+
+    from motionlex.data.kinematics import ForwardKinematics
+    from motionlex.data.segments import SegmentSource
+
+    kinematics = ForwardKinematics(get_robot("h1"))
+    clip = moving_clip("walk_turn_left", speed=0.7, turn=0.6, arm=0.3, seconds=4.0, seed=3)
+    source = SegmentSource([clip, moving_clip("x", speed=0.2, turn=-0.5, arm=0.5, seed=4)], None, kinematics=kinematics)
+
+    class Perfect:
+        statistics = source.fit()
+
+        def encode_features(self, x, generator):
+            self.stored = x.double().numpy()
+            return torch.arange(len(x))[:, None].expand(-1, 64)
+
+        def decode_features(self, indices):
+            return self.statistics.destandardise(self.stored[indices[:, 0].numpy()])
+
+    unchecked = getattr(evaluation.reconstruct, "__wrapped__", evaluation.reconstruct)  # the stand-in is no real model
+    got = unchecked(Perfect(), clip, kinematics, torch.Generator())
+    frames = got.frames
+    assert clip.frames - 32 <= frames <= clip.frames and got.labels[0].stop == frames
+    # float32 features and one-sided velocities at the clip's first frame
+    np.testing.assert_allclose(got.qpos[:, :3], clip.qpos[:frames, :3], atol=0.01)
+    # hinges that never move are dropped features, which come back as the mean of the two clips
+    np.testing.assert_allclose(got.qpos[:, 7:], clip.qpos[:frames, 7:], atol=0.01)
+    assert np.abs(np.einsum("fq,fq->f", got.qpos[:, 3:7], clip.qpos[:frames, 3:7])).min() > 1 - 1e-5
