@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -74,6 +75,9 @@ def distil(
     env: BatchedTracking,
     config: DistillationConfig,
     generator: torch.Generator,
+    *,
+    done: int = 0,
+    on_progress: Callable[[int], None] | None = None,
 ) -> dict[str, float]:
     """Train the student's actor in place.
 
@@ -83,6 +87,8 @@ def distil(
         env: The student's environment.
         config: How to learn.
         generator: Source of driving noise and of mini-batches.
+        done: Control steps that were done before; the rest follows (with an empty memory and a fresh optimiser).
+        on_progress: Called after every horizon with the control steps done.
 
     Returns:
         ``distillation_loss`` (mean squared action error) and ``distillation_episode_s``.
@@ -95,7 +101,7 @@ def distil(
     memory = _Memory(config.memory, task.policy_size, task.actions)
     parameters = [*student.actor.parameters(), *(student.codes.parameters() if student.codes is not None else ())]
     optimizer = torch.optim.Adam(parameters, lr=config.rate)
-    observation, done, lengths, loss = env.reset(), 0, [0.0], 0.0
+    observation, lengths, loss, first = env.reset(), [0.0], 0.0, done
     begin = shown = time.perf_counter()
     while done < config.steps:
         for _ in range(config.horizon):
@@ -115,11 +121,13 @@ def distil(
             )
         )
         lengths = lengths[-1000:]
+        if on_progress is not None:
+            on_progress(done)
         if time.perf_counter() - shown > 10.0:
             shown = time.perf_counter()
             logger.info(
                 "distilling: step %.3fM of %.3fM, %.0f steps/s, loss %.4f, episode %.2f s",
-                done / 1e6, config.steps / 1e6, done / (shown - begin), loss, float(np.mean(lengths)),
+                done / 1e6, config.steps / 1e6, (done - first) / (shown - begin), loss, float(np.mean(lengths)),
             )  # fmt: skip
     return {"distillation_loss": loss, "distillation_episode_s": float(np.mean(lengths))}
 

@@ -35,6 +35,7 @@ from motionlex.motion_vae.training import data_hash
 __all__ = ["LowLevelConfig", "LowLevelFlags", "LowLevelPolicy", "build_command_source", "train_low_level"]
 
 logger = logging.getLogger(__name__)
+IMITATION_FILE = "imitation.json"
 IMITATED_STD = 0.15
 """Standard deviation of the actions with which PPO continues after imitation."""
 CRITIC_FIRST = 20
@@ -134,8 +135,6 @@ def _create(flags: LowLevelFlags, device: str, threads: int) -> dict[str, PlainV
     policy = build_policy(config, task, codebook)
     meta = {**checkpoint.provenance(), "seed": config.seed, "data_sha256": digest, "library_frames": library.frames}
     model = _trainer(config, task, policy, device, threads)
-    if config.teacher is not None:
-        meta |= _imitate(config, model)
     with checkpoint.NewRunFolder(folder) as partial:
         write_json(partial / checkpoint.CONFIG_FILE, asdict(config))
         write_json(partial / checkpoint.META_FILE, {**meta, "steps": 0})
@@ -143,18 +142,32 @@ def _create(flags: LowLevelFlags, device: str, threads: int) -> dict[str, PlainV
     return _run(flags, config, model, folder, meta, threads)
 
 
-def _imitate(config: LowLevelConfig, model: TrackingPPO) -> dict[str, float]:
-    """Let the policy learn from the teacher, then leave it with the small noise that suits a trained policy."""
-    teacher = LowLevelPolicy.load(Path(str(config.teacher)))
-    scores = distil(
-        model.policy.network,
-        teacher,
-        model.env,
-        DistillationConfig(steps=config.distill_steps),
-        model.generator,
-    )
-    model.policy.network.log_std.data.fill_(float(np.log(IMITATED_STD)))
-    return scores
+def _imitate(config: LowLevelConfig, model: TrackingPPO, folder: Path, checkpoint_s: float) -> None:
+    """Let the policy learn from the teacher, then leave it with the small noise that suits a trained policy.
+
+    The policy is saved on the way; a broken imitation continues from there (PPO's part resumes exactly, this does not).
+    """
+    path = folder / IMITATION_FILE
+    state = checkpoint.read_json(path) if path.is_file() else {"steps": 0}
+    done, policy = int(str(state["steps"])), model.policy.network
+    if done:
+        policy.load_state_dict(read_weights(folder / checkpoint.WEIGHTS_FILE))
+    if done >= config.distill_steps:
+        return
+    saved = time.perf_counter()
+
+    def save(steps: int) -> None:
+        nonlocal saved
+        if time.perf_counter() - saved > checkpoint_s and steps < config.distill_steps:
+            saved = time.perf_counter()
+            policy.save(folder)
+            write_json(path, {"steps": steps})
+
+    recipe, teacher = DistillationConfig(steps=config.distill_steps), LowLevelPolicy.load(Path(str(config.teacher)))
+    scores = distil(policy, teacher, model.env, recipe, model.generator, done=done, on_progress=save)
+    policy.log_std.data.fill_(float(np.log(IMITATED_STD)))
+    policy.save(folder)
+    write_json(path, {"steps": config.distill_steps, **scores})
 
 
 def load_low_level_config(folder: Path) -> LowLevelConfig:
@@ -179,7 +192,8 @@ def _resume(flags: LowLevelFlags, folder: Path, device: str, threads: int) -> di
     task, codebook = build_task(config, library, device)
     policy = build_policy(replace(config, init=None), task, codebook)
     model = _trainer(config, task, policy, device, threads)
-    load_training_state(folder, model)
+    if (folder / checkpoint.STATE_FILE).is_file() or config.teacher is None:
+        load_training_state(folder, model)
     if model.num_timesteps >= config.steps:
         raise UserError(f"--resume {folder}: {model.num_timesteps} steps are done already; give --steps beyond that")
     write_json(folder / checkpoint.CONFIG_FILE, asdict(config))
@@ -207,6 +221,8 @@ def _run(
 ) -> dict[str, PlainValue]:
     """Train to ``config.steps``, save, evaluate and summarise."""
     begin, done = time.perf_counter(), model.num_timesteps
+    if config.teacher is not None and done == 0:
+        _imitate(config, model, folder, flags.checkpoint_s)
     callback = RunCallback(folder, dict(meta), total=config.steps, checkpoint_s=flags.checkpoint_s)
     model.learn(config.steps - done, callback=callback, reset_num_timesteps=False, log_interval=1 << 30)
     seconds = time.perf_counter() - begin

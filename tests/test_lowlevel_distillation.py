@@ -88,3 +88,18 @@ def test_teachers_that_cannot_be_asked_are_refused(task):
     teacher.task = TaskConfig(hz=100.0)
     with pytest.raises(UserError, match="wanted goal reference"):
         check_teacher(teacher, task)
+
+
+def test_a_broken_imitation_goes_on(task):
+    seen = []
+    for done in (0, 512):
+        env = BatchedTracking(task, worlds=8, threads=1, generator=np.random.default_rng(0))
+        config = DistillationConfig(steps=1024, horizon=16, updates=1, minibatch=32, memory=2000)
+        steps = []
+        distil(
+            make_student(task), make_teacher(), env, config, torch.Generator().manual_seed(0),
+            done=done, on_progress=steps.append,
+        )  # fmt: skip
+        seen.append(steps)
+        env.close()
+    assert seen[0] == [128 * k for k in range(1, 9)] and seen[1] == [640, 768, 896, 1024]
