@@ -15,7 +15,6 @@ from motionlex.envs.reference import MotionLibrary, StartSampler
 from motionlex.envs.simulator import Simulator
 from motionlex.envs.task import Episodes, TaskConfig, TrackingTask
 
-ENVIRONMENT_ID = "motionlex/H1Track-v0"
 Info = dict[str, float | int | bool]
 
 
@@ -100,9 +99,3 @@ class H1Track(gymnasium.Env):
     def _observe(self) -> Float[np.ndarray, " feature"]:
         observation = self.task.observe(self.simulator.qpos[None], self.simulator.qvel[None], self.episodes)
         return observation[0].astype(np.float32)
-
-
-def register() -> None:
-    """Make ``gymnasium.make("motionlex/H1Track-v0")`` known; repeated calls do nothing."""
-    if ENVIRONMENT_ID not in gymnasium.registry:
-        gymnasium.register(id=ENVIRONMENT_ID, entry_point="motionlex.envs.tracking:H1Track")

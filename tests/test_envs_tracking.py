@@ -14,10 +14,11 @@ from motionlex.data.robots import get_robot
 from motionlex.envs.batched import BatchedTracking
 from motionlex.envs.benchmark import benchmark_task
 from motionlex.envs.reference import CommandSource, MotionLibrary, StartSampler, settle, smooth, valid_runs
+from motionlex.envs.registration import ENVIRONMENT_ID, register
 from motionlex.envs.rewards import BodyState
 from motionlex.envs.simulator import Simulator, substeps
 from motionlex.envs.task import Episodes, TaskConfig, TrackingTask
-from motionlex.envs.tracking import ENVIRONMENT_ID, H1Track, register
+from motionlex.envs.tracking import H1Track
 
 ROBOT = get_robot("h1")
 
