@@ -27,9 +27,9 @@ def _leg(side: str) -> tuple[Joint, ...]:
     return (
         _joint(f"hip_rotation_{side}", -0.43, 0.43, 200.0, 400.0, 5.0, 0.0),
         _joint(f"hip_adduction_{side}", -0.43, 0.43, 200.0, 400.0, 5.0, 0.0),
-        _joint(f"hip_flexion_{side}", -1.57, 1.57, 200.0, 400.0, 5.0, -0.12),
-        _joint(f"knee_angle_{side}", -0.26, 2.05, 300.0, 400.0, 5.0, 0.4),
-        _joint(f"ankle_angle_{side}", -0.87, 0.52, 40.0, 160.0, 3.0, -0.28),
+        _joint(f"hip_flexion_{side}", -1.57, 1.57, 200.0, 400.0, 5.0, -0.2),
+        _joint(f"knee_angle_{side}", -0.26, 2.05, 300.0, 400.0, 5.0, 0.52),
+        _joint(f"ankle_angle_{side}", -0.87, 0.52, 40.0, 160.0, 3.0, -0.32),
     )
 
 
@@ -37,10 +37,10 @@ def _arm(side: str) -> tuple[Joint, ...]:
     roll, yaw = ((-0.34, 3.11), (-1.3, 4.45)) if side == "l" else ((-3.11, 0.34), (-4.45, 1.3))
     elbow = "left_elbow" if side == "l" else "right_elbow"
     return (
-        _joint(f"{side}_arm_shy", -2.87, 2.87, 40.0, 200.0, 2.0, 0.0),
-        _joint(f"{side}_arm_shx", *roll, 40.0, 200.0, 2.0, 0.15 if side == "l" else -0.15),
+        _joint(f"{side}_arm_shy", -2.87, 2.87, 40.0, 200.0, 2.0, 0.06),
+        _joint(f"{side}_arm_shx", *roll, 40.0, 200.0, 2.0, 0.12 if side == "l" else -0.12),
         _joint(f"{side}_arm_shz", *yaw, 18.0, 200.0, 2.0, 0.0),
-        _joint(elbow, -1.25, 2.61, 18.0, 200.0, 2.0, 1.2),
+        _joint(elbow, -1.25, 2.61, 18.0, 200.0, 2.0, 1.24),
     )
 
 
@@ -74,5 +74,5 @@ ROBOT = Robot(
         tuple(f"left_foot_{i}" for i in range(4)),
         tuple(f"right_foot_{i}" for i in range(4)),
     ),
-    standing_height=1.0257,
+    standing_height=1.0159,
 )
