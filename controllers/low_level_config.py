@@ -13,6 +13,9 @@ from motionlex.data.errors import UserError, unknown_name
 from motionlex.data.robots import available_robots
 from motionlex.envs.task import Goal, Reward, TaskConfig
 
+TRAINED_RATE = 1.5e-4
+"""Initial learning rate of actors that were trained before (--init, --teacher); the KL control takes over from it."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class LowLevelFlags:
@@ -143,7 +146,11 @@ def resolve_config(flags: LowLevelFlags) -> LowLevelConfig:
         vae=None if flags.vae is None else str(flags.vae),
         prepare=flags.data == "lafan1" if flags.prepare is None else flags.prepare,
         task=task,
-        ppo=replace(base.ppo, worlds=flags.worlds or base.ppo.worlds),
+        ppo=replace(
+            base.ppo,
+            worlds=flags.worlds or base.ppo.worlds,
+            actor_rate=base.ppo.actor_rate if flags.init is None and flags.teacher is None else TRAINED_RATE,
+        ),
         init=None if flags.init is None else str(flags.init),
         teacher=None if flags.teacher is None else str(flags.teacher),
         distill_steps=0 if flags.teacher is None else flags.distill_steps,
