@@ -53,8 +53,6 @@ class ParameterGroup:
     """AdamW learning rate; None takes that of the training configuration."""
     weight_decay: float | None = None
     """AdamW weight decay; None takes that of the training configuration."""
-    learning_rate_factor: Callable[[float], float] | None = None
-    """Factor on the learning rate as a function of step / schedule_steps; None keeps it constant."""
     adaptive_clipping: bool = True
     """Whether gradients are clipped relative to the size of the weights."""
 

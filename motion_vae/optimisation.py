@@ -44,7 +44,6 @@ class GroupOptimiser:
         self.clipping = config.adaptive_clipping if group.adaptive_clipping else None
         self.follows_schedule = group.learning_rate is None
         self.config = config
-        self.factor = group.learning_rate_factor
         self.adamw = torch.optim.AdamW(
             self.parameters,
             lr=config.learning_rate if group.learning_rate is None else group.learning_rate,
@@ -53,11 +52,10 @@ class GroupOptimiser:
 
     def update(self, progress: float) -> None:
         """Clip, step and clear the gradients; ``progress`` = step / schedule_steps sets the learning rate."""
-        if self.follows_schedule:
-            end = self.config.learning_rate if self.config.learning_rate_end is None else self.config.learning_rate_end
-            rate = exponential_schedule(self.config.learning_rate, end, progress)
+        if self.follows_schedule and self.config.learning_rate_end is not None:
+            rate = exponential_schedule(self.config.learning_rate, self.config.learning_rate_end, progress)
             for parameters in self.adamw.param_groups:
-                parameters["lr"] = rate * (1.0 if self.factor is None else self.factor(progress))
+                parameters["lr"] = rate
         if self.clipping is not None:
             clip_gradients_adaptively(self.parameters, self.clipping)
         self.adamw.step()

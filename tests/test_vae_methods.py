@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -222,13 +223,15 @@ def test_paper_preset_is_the_column_of_the_paper():
     assert SegmentShape().tokens == 64
 
 
-def test_recognition_slows_down_when_the_search_begins():
-    """Warm start at the full rate; policy search at the factor; the generative network never changes its rate."""
-    model = tiny_model("daps", "quantise=0.4", "imitate=0.2", "search_learning_rate_factor=0.25")
-    optimisers = {o.name: o for o in build_optimisers(model, OptimisationConfig(learning_rate=1e-2))}
+def test_learning_rate_falls_exponentially_for_the_networks_only():
+    """Half way between 1e-2 and 1e-4 is 1e-3 on the logarithmic scale; eta keeps its own rate."""
+    model = tiny_model("daps")
+    config = OptimisationConfig(learning_rate=1e-2, learning_rate_end=1e-4)
+    optimisers = {o.name: o for o in build_optimisers(model, config)}
     rates = []
-    for progress in (0.0, 0.5, 0.7, 1.0):
+    for progress in (0.0, 0.5, 1.0):
         for optimiser in optimisers.values():
             optimiser.update(progress)
-        rates.append([optimisers[n].adamw.param_groups[0]["lr"] for n in ("recognition", "generative")])
-    assert rates == [[1e-2, 1e-2], [1e-2, 1e-2], [2.5e-3, 1e-2], [2.5e-3, 1e-2]]
+        rates.append([optimisers[n].adamw.param_groups[0]["lr"] for n in ("networks", "temperature")])
+    own = model.config.eta_learning_rate
+    np.testing.assert_allclose(rates, [[1e-2, own], [1e-3, own], [1e-4, own]])
