@@ -77,7 +77,7 @@ def _parse(text: str, default: float) -> TimedCommand:
     else:
         words = text
     if not words.strip():
-        raise UserError(f"empty command {text!r}: say what the robot should do, e.g. \"walk forward\"")
+        raise UserError(f'empty command {text!r}: say what the robot should do, e.g. "walk forward"')
     return TimedCommand(text=words.strip(), seconds=seconds)
 
 

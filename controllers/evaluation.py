@@ -124,9 +124,7 @@ def reconstruct(
         parts.append(qpos[0, :REPLAN_FRAMES])
         xy, yaw = qpos[0, REPLAN_FRAMES, :2], quaternion.yaw(qpos[:, REPLAN_FRAMES, 3:7])
     motion = np.concatenate(parts)
-    spans = tuple(
-        replace(span, stop=min(span.stop, len(motion))) for span in clip.labels if span.start < len(motion)
-    )
+    spans = tuple(replace(span, stop=min(span.stop, len(motion))) for span in clip.labels if span.start < len(motion))
     return MotionClip(name=clip.name, qpos=motion, hz=clip.hz, labels=spans)
 
 

@@ -128,7 +128,5 @@ def _tracking(folder: Path, flags: EvaluateStackFlags) -> dict[str, Value]:
     library = MotionLibrary(clips, robot, config.task.hz)
     task, _ = build_task(config, library, "cpu")
     policy = LowLevelPolicy.load(folder)
-    report = evaluate_tracking(
-        policy, library, task.command, robot=robot, config=config.task, threads=flags.threads
-    )
+    report = evaluate_tracking(policy, library, task.command, robot=robot, config=config.task, threads=flags.threads)
     return {"goal": config.task.goal, "split": flags.split, **report}

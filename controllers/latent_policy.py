@@ -68,9 +68,7 @@ class LatentPolicyConfig:
     @property
     def transformer(self) -> TransformerConfig:
         """Shape of one block, as the networks take it."""
-        return TransformerConfig(
-            width=self.width, heads=self.heads, layers=self.layers, mlp_ratio=self.mlp_ratio
-        )
+        return TransformerConfig(width=self.width, heads=self.heads, layers=self.layers, mlp_ratio=self.mlp_ratio)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -250,9 +250,16 @@ def _check_unchanged(flags: HighLevelFlags, config: HighLevelConfig) -> None:
     """Refuse flags that contradict the run that is resumed."""
     task = config.task
     saved = {
-        "vae": Path(task.vae), "data": task.data, "schedule_steps": task.schedule_steps, "samples": task.samples,
-        "max_segments": task.max_segments, "width": task.width, "layers": task.layers, "seed": task.seed,
-        "batch": config.optimiser.batch, "out": None,
+        "vae": Path(task.vae),
+        "data": task.data,
+        "schedule_steps": task.schedule_steps,
+        "samples": task.samples,
+        "max_segments": task.max_segments,
+        "width": task.width,
+        "layers": task.layers,
+        "seed": task.seed,
+        "batch": config.optimiser.batch,
+        "out": None,
     }
     defaults = {field.name: field.default for field in fields(HighLevelFlags)}
     for name, value in saved.items():

@@ -86,9 +86,7 @@ def learning_rate(step: int, schedule_steps: int, config: OptimiserConfig) -> fl
     return config.learning_rate * warm * (config.final_share + (1 - config.final_share) * cosine)
 
 
-def code_loss(
-    policy: LatentPolicy, conditions: Conditions, codes: Int[Tensor, "batch token"]
-) -> Float[Tensor, ""]:
+def code_loss(policy: LatentPolicy, conditions: Conditions, codes: Int[Tensor, "batch token"]) -> Float[Tensor, ""]:
     """Cross-entropy of the data's codes [nats per token]."""
     return -policy.log_prob(conditions, codes).mean() / codes.shape[1]
 

@@ -102,9 +102,7 @@ def pack_bundle(flags: PackFlags, encode: TextFunction | None = None) -> dict[st
     check_agreement(meta, autoencoder, latent_policy, low_level)
     encode = TextEncoder().encode if encode is None else encode
     captions = {label: encode(training_captions(label)) for label in _labels(metas["latent_policy"])}
-    contents = {
-        f"{part}/{name}": _content(run / name) for part, run in runs.items() for name in FILES[part]
-    }
+    contents = {f"{part}/{name}": _content(run / name) for part, run in runs.items() for name in FILES[part]}
     save_bundle(flags.out, meta, contents, captions)
     verify(flags.out)
     files = [path for path in flags.out.rglob("*") if path.is_file()]

@@ -141,9 +141,7 @@ class Run:
         }
 
 
-def run_commands(
-    stack: Stack, commands: Iterator[TimedCommand], on_step: Callable[[], object] | None = None
-) -> Run:
+def run_commands(stack: Stack, commands: Iterator[TimedCommand], on_step: Callable[[], object] | None = None) -> Run:
     """Let a stack obey commands one after the other.
 
     Args:
@@ -159,7 +157,10 @@ def run_commands(
         given = stack.command(command.text)
         logger.info(
             "%6.2f s  %r: nearest known action %s (similarity %.2f)",
-            given.start_s, given.text, given.action, given.similarity,
+            given.start_s,
+            given.text,
+            given.action,
+            given.similarity,
         )
         first = len(trajectory) - 1
         for _ in range(max(1, round(command.seconds * stack.hz))):

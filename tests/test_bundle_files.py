@@ -87,9 +87,7 @@ def test_unknown_bundles_are_one_clear_line(tmp_path):
 
 
 def test_nothing_half_written_is_left_when_saving_fails(tmp_path, monkeypatch):
-    meta = BundleMeta(
-        name="x", hz=50.0, robot="h1", goal="decoded", control="pd", data="builtin", schema_version=1
-    )
+    meta = BundleMeta(name="x", hz=50.0, robot="h1", goal="decoded", control="pd", data="builtin", schema_version=1)
     captions = {"stand": torch.zeros(1, 384)}
 
     def full_disk(path, value):

@@ -111,8 +111,13 @@ def test_a_resumed_run_is_the_same_run_bit_for_bit(examples, tiny_autoencoder):
                 LatentPolicyConfig(vocabulary=8, features=examples.statistics.size, width=16, layers=1, heads=2)
             )
         return LatentTrainer(
-            policy, examples, two_captions(), schedule_steps=8, seed=3,
-            optimiser=OptimiserConfig(batch=4, warmup_steps=2), corruption=Corruption(),
+            policy,
+            examples,
+            two_captions(),
+            schedule_steps=8,
+            seed=3,
+            optimiser=OptimiserConfig(batch=4, warmup_steps=2),
+            corruption=Corruption(),
         )
 
     whole = new_trainer()

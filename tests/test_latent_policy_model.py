@@ -53,10 +53,12 @@ def test_probabilities_of_all_sequences_sum_to_one():
     policy = small_policy(vocabulary=3, tokens=4).double()
     every = torch.cartesian_prod(*[torch.arange(3)] * 4)
     one = random_conditions(1)
-    many = Conditions(**{
-        k: (v.double() if v.is_floating_point() else v).repeat(len(every), *[1] * (v.ndim - 1))
-        for k, v in vars(one).items()
-    })
+    many = Conditions(
+        **{
+            k: (v.double() if v.is_floating_point() else v).repeat(len(every), *[1] * (v.ndim - 1))
+            for k, v in vars(one).items()
+        }
+    )
     total = policy.log_prob(many, every).exp().sum()
     assert abs(float(total.detach()) - 1) < 1e-10
 

@@ -9,8 +9,12 @@ from motionlex.data import quaternion
 
 def clamp(planned, planned_yaw, measured, measured_yaw):
     return clamp_anchor(
-        np.array(planned, dtype=float), planned_yaw, np.array(measured, dtype=float), measured_yaw,
-        max_offset=0.15, max_turn=0.2,
+        np.array(planned, dtype=float),
+        planned_yaw,
+        np.array(measured, dtype=float),
+        measured_yaw,
+        max_offset=0.15,
+        max_turn=0.2,
     )
 
 
@@ -76,6 +80,7 @@ def test_states_turn_about_the_vertical():
     np.testing.assert_array_equal(placed[:, 7:], qpos[:, 7:])
     x_axis = np.array([1.0, 0.0, 0.0])
     np.testing.assert_allclose(
-        quaternion.rotate(placed[:, 3:7], x_axis), quaternion.rotate(turn, quaternion.rotate(qpos[:, 3:7], x_axis)),
+        quaternion.rotate(placed[:, 3:7], x_axis),
+        quaternion.rotate(turn, quaternion.rotate(qpos[:, 3:7], x_axis)),
         atol=1e-12,
     )
