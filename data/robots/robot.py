@@ -157,7 +157,7 @@ class Robot:
 
 
 def _add_motor(spec: mujoco.MjSpec, joint: Joint, control: Control) -> None:
-    """Add one actuator (a motor of gear 1 by MuJoCo's defaults); the servo is MuJoCo's affine bias kp (ctrl - q) - kv dq with a clipped force."""
+    """Add one actuator, by default MuJoCo's motor of gear 1; a servo is an affine bias kp (u - q) - kv dq, force clipped."""
     actuator = spec.add_actuator(name=joint.name, target=joint.name, trntype=mujoco.mjtTrn.mjTRN_JOINT)
     limit = [-joint.torque_limit, joint.torque_limit]
     if control == "torque":
