@@ -157,7 +157,7 @@ class Robot:
 
 
 def _add_motor(spec: mujoco.MjSpec, joint: Joint, control: Control) -> None:
-    """Add one actuator, by default MuJoCo's motor of gear 1; a servo is an affine bias kp (u - q) - kv dq, force clipped."""
+    """Add one actuator: a motor of gear 1, or a servo (an affine bias kp (u - q) - kv dq whose force is clipped)."""
     actuator = spec.add_actuator(name=joint.name, target=joint.name, trntype=mujoco.mjtTrn.mjTRN_JOINT)
     limit = [-joint.torque_limit, joint.torque_limit]
     if control == "torque":
