@@ -1,9 +1,10 @@
 """A quick start for policy search: quantise first, imitate the quantiser, then search.
 
-Policy search from noise needs 10^5 steps before the codes of a long sequence mean something. On a laptop the first part
-of a run therefore trains DAPS's own networks in two cheaper ways: (1) encoder and generator with the nearest code and
-the straight-through gradient, as a VQ-VAE; (2) the autoregressive decoder of q on the codes so found, by maximum
-likelihood, with encoder and generator at rest. From then on nothing but the DAPS objective trains them.
+Policy search from noise needs 10^5 steps before the codes of a long sequence mean something. On a laptop the first
+part of a run therefore trains DAPS's own networks in cheaper ways: (1) encoder and generator as an ordinary
+autoencoder, for a moment, so that the codebook can start from vectors that mean something; (2) both with the nearest
+code and the straight-through gradient, as a VQ-VAE; (3) the autoregressive decoder of q on the codes so found, by
+maximum likelihood, with encoder and generator at rest. From then on nothing but the DAPS objective trains them.
 
 Departure: the DAPS paper has no such start; presets named ``paper`` do without.
 """
@@ -20,15 +21,17 @@ from torch import Tensor, nn
 from motionlex.motion_vae.estimators import nearest_code, straight_through
 from motionlex.motion_vae.losses import commitment_loss
 
-Phase = Literal["quantise", "imitate", "search"]
+Phase = Literal["continuous", "quantise", "imitate", "search"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class WarmStartConfig:
     """Shares of the schedule spent before policy search; all zero means none."""
 
+    continuous: float = 0.0
+    """Share of the schedule that trains encoder and generator without codes; the codebook starts from its result."""
     quantise: float = 0.0
-    """Share of the schedule that trains encoder and generator as a VQ-VAE."""
+    """Share that trains encoder and generator as a VQ-VAE."""
     imitate: float = 0.0
     """Share that fits the autoregressive q to the nearest codes."""
     commitment: float = 0.25
@@ -39,11 +42,13 @@ class WarmStartConfig:
     """Steps between replacements of codes that are hardly used."""
 
     def __post_init__(self) -> None:
-        if self.quantise < 0.0 or self.imitate < 0.0 or self.quantise + self.imitate >= 1.0:
+        if min(self.continuous, self.quantise, self.imitate) < 0.0 or self.share >= 1.0:
             raise ValueError(
-                f"warm_start: quantise and imitate must be >= 0 and leave a share for the search, "
-                f"got {self.quantise} and {self.imitate}"
+                "warm_start: continuous, quantise and imitate must be >= 0 and leave a share for the search, "
+                f"got {self.continuous}, {self.quantise} and {self.imitate}"
             )
+        if self.share > 0.0 and self.quantise == 0.0:
+            raise ValueError("warm_start: continuous and imitate need a share of quantise, got 0")
         if not 0.0 < self.decay < 1.0 or self.replace_every < 1 or self.commitment < 0.0:
             raise ValueError(
                 f"warm_start: wanted 0 < decay < 1, replace_every >= 1 and commitment >= 0, got {self.decay}, "
@@ -53,11 +58,13 @@ class WarmStartConfig:
     @property
     def share(self) -> float:
         """Share of the schedule before policy search begins."""
-        return self.quantise + self.imitate
+        return self.continuous + self.quantise + self.imitate
 
     def phase(self, progress: float) -> tuple[Phase, float]:
         """Return the phase at step / schedule_steps, and the progress of the search itself in [0, 1]."""
-        if progress < self.quantise:
+        if progress < self.continuous:
+            return "continuous", 0.0
+        if progress < self.continuous + self.quantise:
             return "quantise", 0.0
         if progress < self.share:
             return "imitate", 0.0

@@ -170,6 +170,11 @@ class DAPS(DiscreteAutoencoder):
         Source: DAPS, algorithm 1.
         """
         phase, progress = self.config.warm_start.phase(progress)
+        if phase == "continuous":
+            error = (self.generative.decoder(self.recognition.encoder(x)) - x).square().mean()
+            return LossTerms(
+                total=error, terms={"reconstruction": error.detach()}, metrics={"mean_squared_error": error.detach()}
+            )
         if phase == "quantise":
             return self._quantise(x, generator)
         if phase == "imitate":
@@ -274,7 +279,7 @@ def small() -> Preset[DAPSConfig]:
         eta_start=30.0,
         eta_learning_rate=2e-2,
         aligned_memory=True,
-        warm_start=WarmStartConfig(quantise=0.45, imitate=0.25),
+        warm_start=WarmStartConfig(continuous=0.1, quantise=0.35, imitate=0.2),
         centred_weights=True,
     )
     optimisation = OptimisationConfig(batch=64, steps=5500, hz=50.0, learning_rate=2e-3, learning_rate_end=5e-5)
