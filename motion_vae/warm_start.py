@@ -3,8 +3,9 @@
 Policy search from noise needs 10^5 steps before the codes of a long sequence mean something. On a laptop the first
 part of a run therefore trains DAPS's own networks in cheaper ways: (1) encoder and generator as an ordinary
 autoencoder, for a moment, so that the codebook can start from vectors that mean something; (2) both with the nearest
-code and the straight-through gradient, as a VQ-VAE; (3) the autoregressive decoder of q on the codes so found, by
-maximum likelihood, with encoder and generator at rest. From then on nothing but the DAPS objective trains them.
+code and the straight-through gradient, as a VQ-VAE, while the autoregressive decoder of q follows by maximum
+likelihood; (3) that decoder alone, with encoder and generator at rest. From then on nothing but the DAPS objective
+trains them.
 
 Departure: the DAPS paper has no such start; presets named ``paper`` do without.
 """
@@ -33,7 +34,7 @@ class WarmStartConfig:
     quantise: float = 0.0
     """Share that trains encoder and generator as a VQ-VAE."""
     imitate: float = 0.0
-    """Share that fits the autoregressive q to the nearest codes."""
+    """Share that fits the autoregressive q to the nearest codes of networks at rest."""
     commitment: float = 0.25
     """Weight of the commitment loss while quantising."""
     decay: float = 0.98

@@ -210,7 +210,7 @@ class DAPS(DiscreteAutoencoder):
         return LossTerms(total=encoder + decoder + temperature, terms=terms, metrics=metrics)
 
     def _quantise(self, x: Float[Tensor, "batch frame feature"], generator: torch.Generator) -> LossTerms:
-        """Train encoder and generator as a VQ-VAE, see ``warm_start``."""
+        """Train encoder and generator as a VQ-VAE while q's decoder already follows, see ``warm_start``."""
         assert self.moving_codebook is not None
         continuous = self.recognition.encoder(x)
         codes, commitment, indices = quantised(
@@ -218,21 +218,30 @@ class DAPS(DiscreteAutoencoder):
         )
         self._assigned = (continuous.detach().flatten(0, 1), indices.flatten(), generator)
         error = (self.generative.decoder(codes) - x).square().mean()
-        terms = {"reconstruction": error.detach(), "commitment": commitment.detach()}
+        imitation = self._imitation(indices, continuous.detach())
+        terms = {"reconstruction": error, "commitment": commitment, "imitation": imitation}
         metrics = {
             "mean_squared_error": error.detach(),
             "batch_perplexity": code_perplexity(indices, self.vocabulary),
         }
-        return LossTerms(total=error + commitment, terms=terms, metrics=metrics)
+        total = error + commitment + imitation
+        return LossTerms(total=total, terms={name: term.detach() for name, term in terms.items()}, metrics=metrics)
 
     def _imitate(self, x: Float[Tensor, "batch frame feature"]) -> LossTerms:
         """Fit the autoregressive decoder of q to the nearest codes of a resting encoder, see ``warm_start``."""
         with torch.no_grad():
             memory = self.recognition.encoder(x)
             indices = nearest_code(memory, self.codebook)
-        log_q = self.recognition.decoder.log_prob(indices.unsqueeze(1), memory).mean()
-        loss = -log_q / self.tokens
-        return LossTerms(total=loss, terms={"imitation": loss.detach()}, metrics={"log_q_nats": log_q.detach()})
+        loss = self._imitation(indices, memory)
+        return LossTerms(
+            total=loss, terms={"imitation": loss.detach()}, metrics={"log_q_nats": -self.tokens * loss.detach()}
+        )
+
+    def _imitation(
+        self, indices: Int[Tensor, "batch token"], memory: Float[Tensor, "batch token width"]
+    ) -> Float[Tensor, ""]:
+        """Negative log-likelihood [nat/token] of given codes under q's autoregressive decoder."""
+        return -self.recognition.decoder.log_prob(indices.unsqueeze(1), memory).mean() / self.tokens
 
     def parameter_groups(self) -> tuple[ParameterGroup, ...]:
         """Both networks at the common settings; log eta under its own, without decay and clipping."""
