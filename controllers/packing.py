@@ -95,7 +95,10 @@ def pack_bundle(flags: PackFlags, encode: TextFunction | None = None) -> dict[st
         data=high.task.data,
         schema_version=SCHEMA_VERSION,
         sampling={"temperature": flags.temperature, "top_p": flags.top_p, "guidance": flags.guidance},
-        commands=(*(_command(metas[part]) for part in runs), _command(provenance())),
+        commands=(
+            *(_command(meta) for run in runs.values() for meta in _history(run)),
+            _command(provenance()),
+        ),
         provenance={"licence": flags.licence, "note": flags.note}
         | {f"{part}_{key}": _text(values.get(key)) for part, values in metas.items() for key in ("commit", "steps")},
     )
@@ -139,10 +142,27 @@ def _portable(value: object) -> object:
     return value
 
 
+def _history(run: Path) -> list[Mapping[str, PlainValue]]:
+    """Provenance of a run and of the runs its weights started from (``--init``), oldest first, as far as they exist."""
+    history: list[Mapping[str, PlainValue]] = []
+    seen: set[Path] = set()
+    while run not in seen and (run / META_FILE).is_file():
+        seen.add(run)
+        history.insert(0, read_json(run / META_FILE))
+        start = read_json(run / CONFIG_FILE).get("init")
+        if not isinstance(start, str):
+            break
+        run = Path(start)
+    return history
+
+
 def _command(meta: Mapping[str, PlainValue]) -> str:
-    """The command that made a run, as one would type it."""
+    """The command that made a run, as one would type it, and the step at which its weights were taken."""
     command = _portable(meta.get("command"))
-    return shlex.join(str(word) for word in command) if isinstance(command, list) else ""
+    if not isinstance(command, list):
+        return ""
+    steps = meta.get("steps")
+    return shlex.join(str(word) for word in command) + ("" if steps is None else f"  # weights of step {steps}")
 
 
 def _text(value: object) -> str:

@@ -109,3 +109,20 @@ def test_nearest_action_by_hand():
     captions = {"a": torch.tensor([[1.0, 0.0], [0.0, 1.0]]), "b": torch.tensor([[-1.0, 0.0]])}
     assert nearest_action(torch.tensor([0.6, 0.8]), captions) == ("a", pytest.approx(0.8))
     assert nearest_action(torch.tensor([-1.0, 0.0]), captions) == ("b", pytest.approx(1.0))
+
+
+def test_the_card_tells_every_command_back_to_the_first_start(tmp_path):
+    """A run that began from another's weights cannot be made again from its own command alone."""
+    from motionlex.controllers.packing import _command, _history
+
+    for name, start, steps in (("first", None, 7), ("second", str(tmp_path / "first"), 9)):
+        run = tmp_path / name
+        run.mkdir()
+        (run / "config.json").write_text(json.dumps({"init": start}))
+        meta = {"command": ["train_lowlevel", "--init", str(start), "--out", str(run)], "steps": steps}
+        (run / "meta.json").write_text(json.dumps(meta))
+    told = [_command(meta) for meta in _history(tmp_path / "second")]
+    assert told == [
+        "train_lowlevel --init None --out runs/first  # weights of step 7",
+        "train_lowlevel --init runs/first --out runs/second  # weights of step 9",
+    ]
