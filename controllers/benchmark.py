@@ -10,6 +10,7 @@ import torch
 
 from motionlex.controllers.bundle import load_bundle, resolve_bundle
 from motionlex.controllers.stack import Stack
+from motionlex.data.errors import check_number
 
 WARM_UP_S = 1.0
 """Simulated time before measuring [s]."""
@@ -32,6 +33,8 @@ def benchmark_loop(
         replanning), ``command_to_motion_s`` (from hearing a new command to the end of the first control step that obeys
         it: text encoding, one segment and physics).
     """
+    check_number("--seconds", seconds, at_least=0.5, at_most=3600)
+    check_number("--threads", threads, above=0)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:

@@ -92,7 +92,9 @@ def builtin_bundle() -> Path:
 
 def resolve_bundle(name: str | None) -> Path:
     """Turn what the user gave into a folder: None and ``builtin`` are the shipped bundle."""
-    path = builtin_bundle() if name in (None, "", "builtin") else Path(str(name))
+    if name == "":
+        raise UserError("the name of the bundle is empty: give a folder, or leave it out for the built-in one")
+    path = builtin_bundle() if name in (None, "builtin") else Path(str(name))
     if not (path / META).is_file():
         raise UserError(
             f"no bundle at {path}: give a folder made by `motionlex pack-bundle`, "
@@ -180,7 +182,7 @@ def check_agreement(
     """Refuse parts that do not belong together.
 
     Raises:
-        UserError: On different rates, code books, feature counts or goals.
+        UserError: On different rates, code books, feature counts, goals or kinds of control.
     """
     rates = {
         "bundle": meta.hz,
@@ -199,6 +201,10 @@ def check_agreement(
             f"the latent policy emits {shape.tokens} codes of {shape.vocabulary} from {shape.features} features, "
             f"the autoencoder has {model.tokens} of {model.vocabulary} and {features}: "
             "it was distilled from another autoencoder"
+        )
+    if low_level.task.control != meta.control:
+        raise UserError(
+            f"the bundle says control {meta.control!r}, its low-level policy has {low_level.task.control!r}"
         )
     if low_level.task.goal != meta.goal:
         raise UserError(

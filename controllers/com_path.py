@@ -12,6 +12,8 @@ from jaxtyping import Float
 
 from motionlex.data.errors import UserError
 
+LARGEST = 1e5
+"""Largest number in a path: a day of seconds and 100 km."""
 HEADERS = (("t_s", "x_m", "y_m"), ("t_s", "x_m", "y_m", "yaw_rad"))
 
 
@@ -69,4 +71,8 @@ def _numbers(row: list[str], columns: int, number: int, path: Path) -> list[floa
         raise UserError(f"--com-path: {path}, row {number}: {error}") from error
     if not all(map(math.isfinite, values)):
         raise UserError(f"--com-path: {path}, row {number} holds a number that is not finite")
+    if max(map(abs, values)) > LARGEST:
+        raise UserError(f"--com-path: {path}, row {number}: wanted seconds, metres and radians below {LARGEST:g}")
+    if values[0] < 0:
+        raise UserError(f"--com-path: {path}, row {number}: times count from the start, got {values[0]:g} s")
     return values

@@ -9,8 +9,10 @@ import numpy as np
 from jaxtyping import Float
 
 from motionlex.data import quaternion
-from motionlex.data.errors import UserError
+from motionlex.data.errors import UserError, check_number
 
+LONGEST_S = 3600.0
+"""Longest duration of one command [s]."""
 SETTLE_S = 1.5
 """Time after a command that is left out of its mean speed: the robot must first get going, or stop [s]."""
 
@@ -55,15 +57,16 @@ def parse_commands(texts: Sequence[str], seconds: float | None) -> tuple[TimedCo
         seconds: Duration of commands without one [s]; None means 5.
 
     Raises:
-        UserError: On an empty text or a duration that is not positive.
+        UserError: On an empty text, bytes that are no text, or a duration that is not positive.
     """
     default = 5.0 if seconds is None else seconds
-    if not (np.isfinite(default) and default > 0):
-        raise UserError(f"--seconds must be positive, got {default}")
+    check_number("--seconds", default, above=0, at_most=LONGEST_S)
     return tuple(_parse(text, default) for text in texts)
 
 
 def _parse(text: str, default: float) -> TimedCommand:
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise UserError(f"command {text[:80]!r} is not valid text: its bytes are not UTF-8; type it again")
     words, separator, number = text.rpartition(":")
     seconds = default
     if separator:
@@ -72,7 +75,7 @@ def _parse(text: str, default: float) -> TimedCommand:
         except ValueError:
             words = text
         else:
-            if not (np.isfinite(seconds) and 0 < seconds <= 3600):
+            if not (np.isfinite(seconds) and 0 < seconds <= LONGEST_S):
                 raise UserError(f"command {text!r}: the seconds after the colon must be in (0, 3600], got {number}")
     else:
         words = text

@@ -24,8 +24,8 @@ from motionlex.controllers.low_level import build_task, load_low_level_config, s
 from motionlex.controllers.low_level_policy import LowLevelPolicy
 from motionlex.controllers.motion_classifier import fit_classifier
 from motionlex.controllers.text import TextEncoder
-from motionlex.data.datasets import load_dataset
-from motionlex.data.errors import UserError
+from motionlex.data.datasets import find_root, get_dataset, load_dataset
+from motionlex.data.errors import UserError, check_number, check_seed
 from motionlex.data.robots import get_robot
 from motionlex.envs.reference import MotionLibrary, settle, smooth
 from motionlex.motion_vae.checkpoint import CONFIG_FILE
@@ -74,8 +74,11 @@ def evaluate_stack(target: str | None, flags: EvaluateStackFlags) -> Mapping[str
     Raises:
         UserError: On an unknown bundle, run or data set.
     """
-    if flags.prompts < 1 or flags.survival_rollouts < 0 or flags.threads < 1 or flags.prompt_seconds < 2.0:
-        raise UserError("--prompts and --threads must be positive, --survival-rollouts >= 0, --prompt-seconds >= 2")
+    check_number("--prompts", flags.prompts, above=0)
+    check_number("--threads", flags.threads, above=0)
+    check_number("--survival-rollouts", flags.survival_rollouts, at_least=0)
+    check_number("--prompt-seconds", flags.prompt_seconds, at_least=2, at_most=3600)
+    check_seed(flags.seed)
     torch.set_num_threads(flags.threads)
     folder = None if target is None else Path(target)
     if folder is not None and (folder / CONFIG_FILE).is_file():
@@ -83,6 +86,7 @@ def evaluate_stack(target: str | None, flags: EvaluateStackFlags) -> Mapping[str
             raise UserError(f"{target} is no bundle: only --stage tracking works on a run of train_lowlevel")
         return _tracking(folder, flags)
     bundle = load_bundle(resolve_bundle(target))
+    find_root(get_dataset(flags.data or bundle.meta.data), flags.data_root)
     stages = STAGES if flags.stage == "all" else (flags.stage,)
     reports = {stage: _stage(stage, bundle, flags) for stage in stages}
     head: dict[str, Value] = {"bundle": bundle.meta.name, "hz": bundle.meta.hz, "seed": float(flags.seed)}
@@ -90,11 +94,11 @@ def evaluate_stack(target: str | None, flags: EvaluateStackFlags) -> Mapping[str
 
 
 def _stage(stage: str, bundle: Bundle, flags: EvaluateStackFlags) -> dict[str, Value]:
-    logger.info("stage %s", stage)
     if stage == "tracking":
         return dict(_tracking(bundle.path / "low_level", flags))
     data = load_dataset(flags.data or bundle.meta.data, flags.data_root, hz=bundle.meta.hz)
     clips = data.validation or data.train
+    logger.info("stage %s", stage)
     judge = fit_classifier(data.train)
     if stage == "reconstruction":
         return evaluate_reconstruction(bundle, judge, clips, seed=flags.seed)
@@ -125,6 +129,7 @@ def _tracking(folder: Path, flags: EvaluateStackFlags) -> dict[str, Value]:
         clips = data.validation if flags.split == "validation" and data.validation else data.train
     if config.prepare:
         clips = tuple(settle(smooth(clip), robot) for clip in clips)
+    logger.info("stage tracking")
     library = MotionLibrary(clips, robot, config.task.hz)
     task, _ = build_task(config, library, "cpu")
     policy = LowLevelPolicy.load(folder)

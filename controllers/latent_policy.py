@@ -83,7 +83,8 @@ class SamplingConfig:
     """Classifier-free guidance on the text: 1 is plain conditioning, larger follows the text more literally."""
 
     def __post_init__(self) -> None:
-        if self.temperature < 0 or not 0 < self.top_p <= 1 or self.guidance < 0:
+        good = 0 <= self.temperature < math.inf and 0 < self.top_p <= 1 and 0 <= self.guidance < math.inf
+        if not good:  # NaN is not good either
             raise UserError(
                 f"sampling: temperature {self.temperature} must be >= 0, top-p {self.top_p} in (0, 1], "
                 f"guidance {self.guidance} >= 0"

@@ -18,11 +18,11 @@ from motionlex.controllers.latent_training import (
     evaluate_policy,
     prepare_examples,
 )
-from motionlex.data.errors import UserError
+from motionlex.data.errors import UserError, check_number, check_seed
 from motionlex.data.storage import file_sha256
 from motionlex.motion_vae import checkpoint
 from motionlex.motion_vae.checkpoint import TrainedAutoencoder, load_run
-from motionlex.motion_vae.registry import PlainValue, from_plain, to_plain
+from motionlex.motion_vae.registry import PlainValue, to_plain
 
 logger = logging.getLogger(__name__)
 LOG_SECONDS = 5.0
@@ -91,9 +91,8 @@ def train_high_level(flags: HighLevelFlags) -> dict[str, PlainValue]:
         UserError: On any mistake of the user.
     """
     for name in ("steps", "schedule_steps", "batch", "samples", "max_segments", "layers", "checkpoint_steps"):
-        value = getattr(flags, name)
-        if value is not None and value < 1:
-            raise UserError(f"--{name.replace('_', '-')} must be positive, got {value}")
+        check_number(f"--{name.replace('_', '-')}", getattr(flags, name), above=0)
+    check_seed(flags.seed)
     if flags.resume is not None:
         return _resume(flags, flags.resume)
     return _create(flags)
@@ -165,7 +164,7 @@ def load_high_level_config(folder: Path) -> HighLevelConfig:
     path = folder / checkpoint.CONFIG_FILE
     if not path.is_file():
         raise UserError(f"{folder} is not a run of motionlex train-highlevel: it has no {checkpoint.CONFIG_FILE}")
-    return from_plain(HighLevelConfig, checkpoint.read_json(path))
+    return checkpoint.read_config(HighLevelConfig, checkpoint.read_json(path), folder, "motionlex train-highlevel")
 
 
 def _trainer(config: HighLevelConfig, autoencoder: TrainedAutoencoder, examples: LatentExamples) -> LatentTrainer:

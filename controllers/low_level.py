@@ -20,7 +20,7 @@ from motionlex.controllers.low_level_policy import LowLevelPolicy, PolicyShape, 
 from motionlex.controllers.low_level_state import RunCallback, load_training_state
 from motionlex.controllers.ppo import TrackingPPO
 from motionlex.data.datasets import load_dataset
-from motionlex.data.errors import UserError
+from motionlex.data.errors import UserError, check_number, check_seed
 from motionlex.data.robots import get_robot
 from motionlex.data.storage import write_json
 from motionlex.envs.batched import BatchedTracking
@@ -28,7 +28,7 @@ from motionlex.envs.reference import MotionLibrary, settle, smooth
 from motionlex.envs.task import TrackingTask
 from motionlex.motion_vae import checkpoint
 from motionlex.motion_vae.checkpoint import load_run
-from motionlex.motion_vae.registry import PlainValue, from_plain
+from motionlex.motion_vae.registry import PlainValue
 from motionlex.motion_vae.trainer import resolve_device
 from motionlex.motion_vae.training import data_hash
 
@@ -56,10 +56,10 @@ def train_low_level(flags: LowLevelFlags) -> dict[str, PlainValue]:
     """
     if flags.backend != "cpu":
         raise UserError("--backend warp is not available yet; use --backend cpu")
-    for name in ("steps", "worlds", "threads", "hz"):
-        value = getattr(flags, name)
-        if value is not None and not value > 0:
-            raise UserError(f"--{name} must be positive, got {value}")
+    for name in ("steps", "worlds", "threads", "hz", "distill_steps", "checkpoint_s"):
+        check_number(f"--{name.replace('_', '-')}", getattr(flags, name), above=0)
+    check_number("--push", flags.push, at_least=0)
+    check_seed(flags.seed)
     device = str(resolve_device(flags.device))
     threads = flags.threads or int(os.environ.get("OMP_NUM_THREADS") or 0) or os.cpu_count() or 1
     torch.set_num_threads(threads)
@@ -130,6 +130,8 @@ def _create(flags: LowLevelFlags, device: str, threads: int) -> dict[str, PlainV
     name = f"lowlevel_{config.data}_{config.task.goal}_{config.preset}_{config.seed}"
     folder = flags.out or Path("runs") / name
     checkpoint.check_new(folder)
+    if config.teacher is not None:
+        LowLevelPolicy.load(Path(config.teacher))  # a wrong one is found before the run folder is made
     library, digest = load_library(config)
     task, codebook = build_task(config, library, device)
     policy = build_policy(config, task, codebook)
@@ -179,7 +181,7 @@ def load_low_level_config(folder: Path) -> LowLevelConfig:
     path = Path(folder) / checkpoint.CONFIG_FILE
     if not path.is_file():
         raise UserError(f"{folder} is not a run of train_lowlevel: it has no {checkpoint.CONFIG_FILE}")
-    return from_plain(LowLevelConfig, read_plain(path))
+    return checkpoint.read_config(LowLevelConfig, read_plain(path), folder, "train_lowlevel")
 
 
 def _resume(flags: LowLevelFlags, folder: Path, device: str, threads: int) -> dict[str, PlainValue]:

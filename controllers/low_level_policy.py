@@ -237,11 +237,14 @@ def read_plain(path: Path) -> Mapping[str, PlainValue]:
         UserError: If it is missing or damaged.
     """
     try:
-        return _tuples(json.loads(path.read_text(encoding="utf-8")))  # type: ignore[return-value]
+        values = _tuples(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise UserError(f"{path} is missing") from None
     except ValueError as error:
         raise UserError(f"{path} is damaged: {error}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{path} is damaged: it holds no JSON object")
+    return values
 
 
 def _tuples(value: object) -> object:

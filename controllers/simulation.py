@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -27,7 +28,7 @@ from motionlex.controllers.episode import (
 from motionlex.controllers.latent_policy import SamplingConfig
 from motionlex.controllers.recording import PhysicsRecording
 from motionlex.controllers.stack import Command, Stack
-from motionlex.data.errors import UserError
+from motionlex.data.errors import UserError, check_seed
 
 logger = logging.getLogger(__name__)
 Value = str | int | float | bool | None | Sequence[object] | Mapping[str, object]
@@ -89,6 +90,9 @@ def simulate(flags: SimulateFlags) -> Mapping[str, Value]:
     if interactive and not sys.stdin.isatty():
         raise UserError('say what the robot should do, e.g. motionlex simulate "walk forward" (no terminal to ask)')
     commands = parse_commands(flags.commands, flags.seconds)
+    check_seed(flags.seed)
+    if flags.video is not None and flags.video.suffix.lower() != ".mp4":
+        raise UserError(f"--video {flags.video}: wanted a file name that ends in .mp4")
     for path in (flags.video, flags.record):
         _check_writable(path)
     path = None if flags.com_path is None else read_com_path(flags.com_path)
@@ -224,6 +228,11 @@ def _check_writable(path: Path | None) -> None:
         raise UserError(f"{path} is not a file that can be written")
     if not path.parent.is_dir():
         raise UserError(f"{path}: there is no folder {path.parent}")
+    try:
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}; give a file in another folder") from error
 
 
 def _screens(flags: SimulateFlags, stack: Stack) -> list[Screen]:

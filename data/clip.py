@@ -11,6 +11,9 @@ from scipy.interpolate import CubicSpline
 from motionlex.data import quaternion
 from motionlex.data.errors import UserError
 
+LARGEST = 1e4
+"""Largest coordinate of a clip [m or rad]; more is a unit or a column gone wrong, and physics would overflow."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class LabelSpan:
@@ -29,8 +32,8 @@ class MotionClip:
     """A clip; arrays are validated once and then read-only.
 
     Raises:
-        UserError: On a wrong shape, fewer than two frames, NaN, a rate that is not positive or a
-            quaternion whose norm is off by more than 1e-3; the message names the clip and the frame.
+        UserError: On a wrong shape, fewer than two frames, NaN, a coordinate beyond 1e4, a rate that is not positive
+            or a quaternion whose norm is off by more than 1e-3; the message names the clip and the frame.
     """
 
     name: str
@@ -115,7 +118,7 @@ class MotionClip:
 
         A new frame is valid only if both old frames around it are.
         """
-        if not hz > 0:
+        if not (np.isfinite(hz) and hz > 0):
             raise UserError(f"clip {self.name!r}: the rate must be positive, got {hz} Hz")
         if hz == self.hz:
             return self
@@ -161,6 +164,12 @@ def _validate(name: str, qpos: Float[np.ndarray, "*shape"], hz: float) -> None:
     if not np.isfinite(qpos).all():
         frame, column = np.argwhere(~np.isfinite(qpos))[0]
         raise UserError(f"clip {name!r}: frame {frame}, column {column} is not a finite number")
+    if (far := np.abs(qpos) > LARGEST).any():
+        frame, column = np.argwhere(far)[0]
+        value = qpos[frame, column]
+        raise UserError(
+            f"clip {name!r}: frame {frame}, column {column} is {value:g}, wanted metres and radians below {LARGEST:g}"
+        )
     norms = np.linalg.norm(qpos[:, 3:7], axis=1)
     if (bad := np.abs(norms - 1.0) > 1e-3).any():
         frame = int(np.argmax(bad))

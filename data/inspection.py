@@ -102,7 +102,7 @@ def check_valid_stretches(clip: MotionClip, dynamics: InverseDynamics) -> dict[s
 
 
 def write_converted(folder: Path, clips: Sequence[MotionClip], robot: Robot) -> list[Path]:
-    """Write every clip as LocoMuJoCo npz into a new or empty folder.
+    """Write every clip as LocoMuJoCo npz into a new or empty folder; either all of them or none.
 
     Raises:
         UserError: If the folder holds something already or two clips share a name.
@@ -113,8 +113,17 @@ def write_converted(folder: Path, clips: Sequence[MotionClip], robot: Robot) -> 
     paths = [folder / f"{clip.name.replace('#', '_').replace('/', '_').replace(':', '_')}.npz" for clip in clips]
     if twice := sorted({p.stem for p in paths if paths.count(p) > 1}):
         raise UserError(f"several clips would be written as {', '.join(twice)}; convert them into folders of their own")
-    for path, clip in zip(paths, clips):
-        write_clips(path, [clip], robot)
+    existed, written = folder.exists(), []
+    try:
+        for path, clip in zip(paths, clips):
+            write_clips(path, [clip], robot)
+            written.append(path)
+    except BaseException:
+        for path in written:
+            path.unlink(missing_ok=True)
+        if not existed and folder.is_dir():
+            folder.rmdir()
+        raise
     return paths
 
 

@@ -15,6 +15,8 @@ from mujoco import rollout
 from stable_baselines3.common.vec_env import SubprocVecEnv
 
 from motionlex.data.clip import MotionClip
+from motionlex.data.datasets import FASTEST_HZ
+from motionlex.data.errors import check_number
 from motionlex.data.robots import get_robot
 from motionlex.envs.batched import BatchedTracking
 from motionlex.envs.reference import MotionLibrary
@@ -26,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 def benchmark_task(hz: float) -> TrackingTask:
     """Return a task of its own making: ten seconds of shallow knee bends, no files needed."""
+    check_number("--hz", hz, at_least=1, at_most=FASTEST_HZ)
     robot = get_robot("h1")
     time_s = np.arange(round(10.0 * hz)) / hz
     bend = 0.15 * (1.0 - np.cos(2.0 * np.pi * 0.5 * time_s))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
 import imageio.v2 as imageio
+import imageio_ffmpeg
 import mujoco
 import mujoco.viewer
 import numpy as np
@@ -81,22 +83,49 @@ class Video:
         self._painter = make_painter(simulator.model, width=width, height=height)
         self._partial = self._path.with_name(f".{self._path.name}.{os.getpid()}.mp4")
         self._writer = imageio.get_writer(
-            self._partial, format="FFMPEG", mode="I", fps=simulator.hz / self._every, codec="libx264", quality=7
-        )
+            self._partial, format="FFMPEG", mode="I", fps=simulator.hz / self._every, codec="libx264", quality=7,
+            ffmpeg_log_level="quiet",  # what it would say is said by close, in one line
+        )  # fmt: skip
 
     def show(self) -> None:
         """Film the present state, if it is this frame's turn."""
         if self._count % self._every == 0:
             mujoco.mj_kinematics(self._simulator.model, self._simulator.data)
-            self._writer.append_data(self._painter.paint(self._simulator.data))
+            picture = self._painter.paint(self._simulator.data)
+            try:
+                self._writer.append_data(picture)
+            except OSError:
+                raise self._failure() from None
         self._count += 1
 
     def close(self) -> None:
-        """Finish the file."""
-        self._writer.close()
+        """Finish the file.
+
+        Raises:
+            OSError: If the encoder could not write all of it (full disk); nothing is left then.
+        """
         self._painter.close()
-        if self._partial.exists():
-            self._partial.replace(self._path)
+        try:
+            self._writer.close()
+            if self._count:
+                self._check()
+                self._partial.replace(self._path)
+        except OSError:
+            raise self._failure() from None
+        finally:
+            self._partial.unlink(missing_ok=True)
+
+    def _check(self) -> None:
+        """Read the file back: the encoder does not tell that it ran out of space."""
+        try:
+            frames, _ = imageio_ffmpeg.count_frames_and_secs(str(self._partial))
+        except RuntimeError as error:
+            raise OSError(str(error)) from error
+        if frames < -(-self._count // self._every):
+            raise OSError("frames are missing")
+
+    def _failure(self) -> OSError:
+        return OSError(errno.EIO, "cannot write the video (is the disk full or read-only?)", str(self._path))
 
 
 class WebViewer:

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from motionlex.data.errors import UserError
+from motionlex.data.errors import UserError, check_number
 from motionlex.motion_vae.losses import gaussian_log_likelihood
 from motionlex.motion_vae.methods.daps import DAPS
 from motionlex.motion_vae.networks.autoregressive import AutoregressiveDecoder
@@ -67,6 +67,7 @@ def benchmark_sampler(config: SamplerBenchmark, reference: ReferenceSampler | No
     """
     if config.sequences < 1 or config.samples < 1 or config.sequences % config.samples:
         raise UserError(f"--samples must divide --sequences, got {config.samples} and {config.sequences}")
+    check_number("--repeats", config.repeats, above=0)
     device = resolve_device(config.device)
     model = _daps(config.preset, (), device)
     network = model.recognition.decoder
@@ -104,6 +105,7 @@ def benchmark_vae_step(config: StepBenchmark) -> dict[str, PlainValue]:
     Returns:
         Times [s]; ``arithmetic_floor_s`` is the step's matrix arithmetic at the speed of one large matrix product.
     """
+    check_number("--repeats", config.repeats, above=0)
     device = resolve_device(config.device)
     preset = override(get_preset("daps", config.preset), config.set)
     model = _daps(config.preset, config.set, device)

@@ -4,13 +4,15 @@
 written beside its target and renamed, and a new folder appears under its name only when it is complete.
 """
 
+import contextlib
 import io
 import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+import typing
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -35,6 +37,7 @@ CONFIG_FILE, META_FILE, WEIGHTS_FILE, STATE_FILE = (
     "weights.safetensors",
     "training_state.pt",
 )
+Config = typing.TypeVar("Config")
 _STATISTICS = "statistics."
 _MODEL = "model."
 
@@ -129,7 +132,27 @@ def load_config(folder: Path) -> RunConfig:
     """
     if not (folder / CONFIG_FILE).is_file():
         raise UserError(f"{folder} is not a run of train_motion_vae: it has no {CONFIG_FILE}")
-    return from_plain(RunConfig, read_json(folder / CONFIG_FILE))
+    return read_config(RunConfig, read_json(folder / CONFIG_FILE), folder, "train_motion_vae")
+
+
+def read_config(kind: type[Config], values: Mapping[str, PlainValue], folder: Path, command: str) -> Config:
+    """Build the configuration of a run from its config.json.
+
+    Args:
+        kind: The configuration's dataclass.
+        values: Contents of the file.
+        folder: The run, for the message.
+        command: What makes such runs, for the message.
+
+    Raises:
+        UserError: If another command made the run, or the file is damaged.
+    """
+    if not values:  # where every field has a default, nothing at all would pass for a run
+        raise UserError(f"{folder} is not a run of {command}: its {CONFIG_FILE} is empty")
+    try:
+        return typing.cast("Config", from_plain(kind, values))
+    except UserError as error:
+        raise UserError(f"{folder} is not a run of {command}, or its {CONFIG_FILE} is damaged: {error}") from error
 
 
 def load_state(folder: Path) -> dict[str, object]:
@@ -172,11 +195,14 @@ def read_json(path: Path) -> dict[str, PlainValue]:
         UserError: If the file is missing or damaged.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path} is missing") from None
     except ValueError as error:
         raise UserError(f"{path} is damaged: {error}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{path} is damaged: it holds no JSON object")
+    return values
 
 
 class NewRunFolder:
@@ -184,6 +210,7 @@ class NewRunFolder:
 
     def __init__(self, target: Path) -> None:
         self.target = target
+        self.missing: list[Path] = []
         self.partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
 
     def __enter__(self) -> Path:
@@ -193,7 +220,12 @@ class NewRunFolder:
             UserError: If the run exists already.
         """
         check_new(self.target)
-        self.partial.mkdir(parents=True)
+        self.missing = [parent for parent in self.partial.parents if not os.path.lexists(parent)]
+        try:
+            self.partial.mkdir(parents=True)
+        except OSError as error:
+            _remove_empty(self.missing)
+            raise OSError(error.errno, f"cannot create the run folder: {error.strerror}", str(self.target)) from error
         return self.partial
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
@@ -203,18 +235,30 @@ class NewRunFolder:
                 self.partial.rename(self.target)
         finally:
             shutil.rmtree(self.partial, ignore_errors=True)
+            _remove_empty(self.missing)  # also the folders that were made for it; with the run inside they stay
+
+
+def _remove_empty(folders: Iterable[Path]) -> None:
+    """Remove folders that are empty, innermost first."""
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
 
 
 def check_new(folder: Path) -> None:
-    """Refuse a run folder that exists.
+    """Refuse a run folder that exists or cannot be made, before data are loaded for it.
 
     Raises:
-        UserError: If it does.
+        UserError: If so.
     """
     if folder.exists():
         raise UserError(
             f"run folder {folder} already exists: continue it with --resume {folder}, or give another --out"
         )
+    above = next(parent for parent in folder.absolute().parents if os.path.lexists(parent))
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        why = "is read-only" if above.is_dir() else "is no folder"
+        raise UserError(f"run folder {folder} cannot be made: {above} {why}; give another --out")
 
 
 def provenance() -> dict[str, PlainValue]:

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from motionlex.data.datasets import load_dataset
-from motionlex.data.errors import UserError
+from motionlex.data.errors import UserError, check_number, check_seed
 from motionlex.data.features import FeatureStatistics, features_to_state
 from motionlex.data.kinematics import ForwardKinematics
 from motionlex.data.robots import get_robot
@@ -67,14 +67,17 @@ def evaluate_run(run: Path, flags: EvaluateFlags) -> dict[str, PlainValue]:
     Raises:
         UserError: On a missing run, data or device.
     """
+    for name in ("batches", "batch", "keypoint_segments"):
+        check_number(f"--{name.replace('_', '-')}", getattr(flags, name), above=0)
+    check_seed(flags.seed)
+    if flags.split not in ("validation", "train"):
+        raise UserError(f"--split must be validation or train, got {flags.split!r}")
     device = resolve_device(flags.device)
     trained = load_run(run, device)
     config = trained.config
     hz = config.optimisation.hz
     root = flags.data_root or (None if config.data_root is None else Path(config.data_root))
     data = load_dataset(flags.data or config.data, root, hz=hz)
-    if flags.split not in ("validation", "train"):
-        raise UserError(f"--split must be validation or train, got {flags.split!r}")
     clips = data.validation if flags.split == "validation" else data.train
     if not clips:
         raise UserError(f"data set {data.name!r} has no {flags.split} clips")

@@ -62,6 +62,8 @@ def from_plain(config_class: type, values: Mapping[str, PlainValue]) -> object:
         UserError: If a field is unknown or a value is refused.
     """
     hints = typing.get_type_hints(config_class)
+    if not isinstance(values, Mapping):
+        raise UserError(f"configuration of {config_class.__name__} is no object, got {values!r}")
     unknown = sorted(set(values) - set(hints))
     if unknown:
         raise UserError(f"configuration of {config_class.__name__} has unknown fields: {', '.join(unknown)}")
@@ -71,7 +73,7 @@ def from_plain(config_class: type, values: Mapping[str, PlainValue]) -> object:
         resolved[name] = from_plain(hints[name], value) if nested else value
     try:
         return config_class(**resolved)
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise UserError(f"configuration of {config_class.__name__}: {error}") from error
 
 

@@ -168,8 +168,8 @@ def resolve_device(name: str) -> torch.device:
     """
     try:
         device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        torch.zeros(1, device=device).item()  # also refuses devices that only pretend, such as meta
+    except (RuntimeError, AssertionError, NotImplementedError, ValueError) as error:
         cuda = f"cpu, cuda (0 to {torch.cuda.device_count() - 1})" if torch.cuda.is_available() else "cpu"
         raise UserError(f"device {name!r} cannot be used. Available: {cuda}") from error
     return device

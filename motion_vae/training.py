@@ -10,7 +10,7 @@ import torch
 
 from motionlex.data.clip import MotionClip
 from motionlex.data.datasets import MotionData, load_dataset
-from motionlex.data.errors import UserError
+from motionlex.data.errors import UserError, check_number, check_seed
 from motionlex.data.kinematics import ForwardKinematics
 from motionlex.data.robots import get_robot
 from motionlex.data.segments import SegmentSource
@@ -210,9 +210,8 @@ def _save(folder: Path, trainer: Trainer, source: SegmentSource, meta: Mapping[s
 
 def _check_numbers(flags: TrainFlags) -> None:
     for name in ("hz", "steps", "schedule_steps", "checkpoint_steps"):
-        value = getattr(flags, name)
-        if value is not None and not value > 0:
-            raise UserError(f"--{name.replace('_', '-')} must be positive, got {value}")
+        check_number(f"--{name.replace('_', '-')}", getattr(flags, name), above=0)
+    check_seed(flags.seed)
 
 
 def _check_unchanged(flags: TrainFlags, config: RunConfig) -> None:

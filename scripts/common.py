@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import io
+import itertools
 import json
 import logging
 import math
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TypeVar
 
 import tyro
@@ -17,6 +23,16 @@ from motionlex.data.errors import UserError
 Config = TypeVar("Config")
 JsonValue = str | int | float | bool | None | Sequence[object] | Mapping[str, object]
 EXIT_USER_ERROR = 2
+_LONGEST_LINE = 800
+_NEXT_STEPS = {
+    errno.ENOSPC: "; free some space or choose another folder",
+    errno.EDQUOT: "; free some space or choose another folder",
+    errno.EROFS: "; choose another folder",
+    errno.EACCES: "; choose a folder that you may write to",
+}
+_TITLES = ("Value error", "Unrecognized options", "Invalid choice", "Required options", "Missing argument")
+_TITLES += ("Missing subcommand",)
+_BAD_VALUE = re.compile(r"Error parsing (\S+?): no type matching (\S+) .*?from \[(.*?)\].*")
 
 
 def run_cli(
@@ -38,15 +54,21 @@ def run_cli(
         Exit code: 0, or 2 for a user's mistake (bad flag, bad input, full or read-only disk).
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    for chatty in ("httpx", "OpenGL"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     _limit_threads()
     try:
-        config = tyro.cli(config_class, args=argv, prog=prog, description=config_class.__doc__)
+        config = parse_flags(config_class, argv, prog)
         result = function(config)
     except UserError as error:
         return _fail(prog, str(error))
     except OSError as error:
-        return _fail(prog, f"{error.strerror or error}: {error.filename or 'no file name given'}")
+        hint = _NEXT_STEPS.get(error.errno or 0, "")
+        return _fail(prog, f"{error.strerror or error}: {error.filename or 'no file name given'}{hint}")
+    except MemoryError as error:
+        return _fail(prog, f"not enough memory: {error}; ask for less (rate, batch, robots, clips)")
+    except SystemExit as error:  # --help, or a mistake that the parser found
+        return EXIT_USER_ERROR if error.code else 0
     except KeyboardInterrupt:
         return _fail(prog, "stopped by the user; a run continues with --resume")
     if getattr(config, "json", False):
@@ -54,6 +76,48 @@ def run_cli(
     else:
         print_table(result)
     return 0
+
+
+def parse_flags(config_class: type[Config], argv: Sequence[str] | None, prog: str) -> Config:
+    """Read the flags of a command.
+
+    Raises:
+        UserError: On unknown, missing or malformed flags, in one line instead of tyro's box.
+        SystemExit: After ``--help``.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            config = tyro.cli(config_class, args=arguments, prog=prog, description=config_class.__doc__)
+    except SystemExit as error:
+        if not error.code:
+            raise
+        raise UserError(one_line(said.getvalue(), prog)) from None
+    for flag, value in itertools.pairwise(arguments):
+        name = flag.removeprefix("--").replace("-", "_")
+        if value == "" and flag.startswith("--") and isinstance(getattr(config, name, None), Path):
+            raise UserError(f"{flag} is empty: give a path, or leave it out")
+    return config
+
+
+def one_line(box: str, prog: str) -> str:
+    """Turn tyro's boxed message into one line: what is wrong, the nearest flag, where to look."""
+    lines = [line.strip(" │|") for line in re.sub(r"\x1b\[[0-9;]*m", "", box).splitlines()]
+    rule = re.compile(r"[─╭╰]|[+-]{3,}")
+    parts: list[list[str]] = [[]]
+    for line in lines:
+        if rule.match(line):
+            title = re.sub(r"[─╭╮╰╯+-]+", " ", line).strip()
+            parts += [] if title else [[]]
+        elif line:
+            parts[-1].append(line)
+    texts = [" ".join(part) for part in parts if part]
+    texts = [text for text in texts if text not in _TITLES and not text.startswith(("For full", "Argument helptext"))]
+    message = "; ".join(texts) or "the flags could not be read"
+    message = _BAD_VALUE.sub(r"\1: wanted \2, got \3", message)
+    message = re.sub(r"Perhaps you meant: (-\S+).*", r"did you mean \1?", message)
+    return f"{message.rstrip('.;')} ({prog} --help lists the flags)"
 
 
 def finite(value: object) -> object:
@@ -85,5 +149,8 @@ def _limit_threads() -> None:
 
 
 def _fail(prog: str, message: str) -> int:
-    print(f"{prog}: error: {' '.join(message.split())}", file=sys.stderr)
+    line = " ".join(message.split())
+    if len(line) > _LONGEST_LINE:
+        line = f"{line[:_LONGEST_LINE]} ..."
+    print(f"{prog}: error: {line}", file=sys.stderr)
     return EXIT_USER_ERROR

@@ -39,7 +39,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("usage: motionlex <command> [flags]    (motionlex <command> --help lists the flags)\n")
         for name, summary in commands.items():
             print(f"  {name:<22}{summary}")
-        return 0 if arguments else 2
+        if arguments:
+            return 0
+        print("motionlex: error: no command given; choose one of the list, e.g. motionlex simulate", file=sys.stderr)
+        return 2
     name = arguments[0].replace("_", "-")
     if name not in commands:
         error = unknown_name("command", arguments[0], commands, "scripts/")

@@ -11,7 +11,8 @@ from pathlib import Path
 import tyro
 
 from motionlex.data.clip import MotionClip
-from motionlex.data.datasets import load_dataset
+from motionlex.data.datasets import FASTEST_HZ, load_dataset
+from motionlex.data.errors import check_number
 from motionlex.data.inspection import check_valid_stretches, read_motion_file, report_clip, write_converted
 from motionlex.data.procedural.dynamics import InverseDynamics
 from motionlex.data.robots import get_robot
@@ -40,6 +41,7 @@ class PrepareConfig:
 
 def prepare(config: PrepareConfig) -> Mapping[str, JsonValue]:
     """Read, report, check and convert."""
+    check_number("--hz", config.hz, above=0, at_most=FASTEST_HZ)
     robot = get_robot("h1")
     clips = list(_clips(config))
     dynamics = InverseDynamics(robot) if config.check else None

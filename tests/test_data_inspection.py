@@ -83,7 +83,7 @@ def test_csv_becomes_a_trajectory_of_loco_mujoco(tmp_path, capsys):
         (["none.csv"], "no such file"),
         (["notes.txt"], "not '.txt'"),
         (["walk9.csv", "--out", "full"], "not an empty folder"),
-        (["walk9.csv", "--hz", "0"], "rate must be positive"),
+        (["walk9.csv", "--hz", "0"], "--hz must be above 0"),
         (["--data", "lafan"], "Did you mean 'lafan1'"),
         (["--data", "lafan1", "--data-root", "full"], "no .csv files"),
         (["walk9.csv", "walk9.csv", "--out", "new"], "several clips would be written as walk9"),

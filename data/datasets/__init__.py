@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from motionlex.data.clip import MotionClip
-from motionlex.data.errors import UserError, unknown_name
+from motionlex.data.errors import UserError, check_number, unknown_name
 from motionlex.data.registry import sibling_members
+
+FASTEST_HZ = 1000.0
+"""Highest rate to which motions are resampled [Hz]; beyond it a slip of the keyboard would fill the memory."""
 
 __all__ = ["MotionData", "MotionDataset", "available_datasets", "find_root", "get_dataset", "load_dataset"]
 
@@ -85,9 +88,10 @@ def load_dataset(name: str, root: Path | None, *, hz: float) -> MotionData:
         hz: Rate [Hz] to which every clip is resampled.
 
     Raises:
-        UserError: On an unknown name, a missing folder or a malformed file.
+        UserError: On an unknown name, a rate out of range, a missing folder or a malformed file.
     """
     dataset = get_dataset(name)
+    check_number("--hz", hz, above=0, at_most=FASTEST_HZ)
     return dataset.load(find_root(dataset, root), hz)
 
 

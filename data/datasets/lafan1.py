@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from motionlex.data.clip import LabelSpan, MotionClip
+from motionlex.data.clip import LARGEST, LabelSpan, MotionClip
 from motionlex.data.datasets import MotionData, MotionDataset
 from motionlex.data.errors import UserError
 from motionlex.data.glitches import valid_mask
@@ -124,6 +124,12 @@ def _parse(path: Path) -> Float[np.ndarray, "frame 26"]:
     if not np.isfinite(table).all():
         row, column = np.argwhere(~np.isfinite(table))[0]
         raise UserError(f"{path}, row {rows[row]}, column {column + 1}: {table[row, column]} is not a finite number")
+    if (far := np.abs(table) > LARGEST).any():
+        row, column = np.argwhere(far)[0]
+        raise UserError(
+            f"{path}, row {rows[row]}, column {column + 1}: {table[row, column]:g}, "
+            f"wanted metres and radians below {LARGEST:g}"
+        )
     norms = np.linalg.norm(table[:, 3:7], axis=1)
     if (bad := np.abs(norms - 1.0) > _QUATERNION_TOLERANCE).any():
         row = int(np.argmax(bad))
