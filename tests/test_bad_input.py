@@ -385,3 +385,12 @@ def test_numbers():
             check_number("--a", bad, above=0)
     with pytest.raises(UserError, match="at least 0 and at most 4294967295"):
         check_seed(2**32)
+
+
+def test_full_disk_while_a_video_is_written(fails, tiny_bundle, tmp_path, monkeypatch):
+    # the encoder ends without a word when it runs out of space: the film is found too short
+    monkeypatch.setattr("imageio_ffmpeg.count_frames_and_secs", lambda path: (1, 0.1))
+    video = tmp_path / "film.mp4"
+    line = fails("simulate", "--bundle", tiny_bundle, "--video", video, "walk:0.2", progress=True)
+    assert f"cannot write the video (is the disk full or read-only?): {video}" in line
+    assert not [path for path in tmp_path.iterdir() if "film" in path.name]
