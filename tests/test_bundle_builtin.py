@@ -39,18 +39,16 @@ def test_commands_and_their_captions_name_the_right_action(bundle, encode):
         assert nearest_action(encode([text])[0], bundle.captions)[0] == action
 
 
-def test_the_robot_stands_walks_and_turns_as_told(bundle, encode):
-    """Best of two seeds, since codes are drawn at random: the share of good seeds is measured by `evaluate-stack`."""
-    commands = [TimedCommand(text=t, seconds=4.0) for t in ("stand still", "walk forward", "turn left")]
+def test_the_demo_succeeds_in_at_least_eight_of_ten_seeds(bundle, encode):
+    """`make demo`'s commands: no fall, still while standing, walking over 0.3 m/s, turning to the left over 30 deg."""
+    commands = [TimedCommand(text=t, seconds=5.0) for t in ("stand still", "walk forward", "turn left", "wave")]
     outcomes = []
-    for seed in (0, 1):
+    for seed in range(10):
         run = run_commands(Stack(bundle, seed=seed, encode=encode), iter(commands))
-        stand, walk, turn = run.commands
-        good = not run.fell and stand.mean_speed_mps < 0.1 and walk.forward_speed_mps > 0.3
-        outcomes.append(good and turn.heading_change_deg > 30.0)
-        if outcomes[-1]:
-            break
-    assert any(outcomes)
+        stand, walk, turn, _ = run.commands
+        moved = stand.mean_speed_mps < 0.1 and walk.forward_speed_mps > 0.3 and turn.heading_change_deg > 30.0
+        outcomes.append("fell" if run.fell else "good" if moved else "wrong motion")
+    assert outcomes.count("good") >= 8, outcomes
 
 
 def test_other_words_give_other_motion(bundle, encode):
