@@ -92,6 +92,35 @@ def nearest_code(
     return scores.argmax(dim=-1)
 
 
+def moving_code_sums(
+    count: Float[Tensor, " code"],
+    total: Float[Tensor, "code feature"],
+    vectors: Float[Tensor, "vector feature"],
+    indices: Int[Tensor, " vector"],
+    *,
+    decay: float,
+) -> tuple[Float[Tensor, " code"], Float[Tensor, "code feature"]]:
+    r"""Advance the moving averages whose ratio is a codebook.
+
+    .. math:: N_k \leftarrow \gamma N_k + (1 - \gamma) n_k, \quad
+              m_k \leftarrow \gamma m_k + (1 - \gamma) \sum_{i: k_i = k} v_i
+
+    Args:
+        count: N, average number of vectors of each code.
+        total: m, average sum of the vectors of each code.
+        vectors: v, encoder outputs of a batch.
+        indices: Code of each vector.
+        decay: gamma in (0, 1), share of the old average that is kept.
+
+    Returns:
+        New N and m; the codes are m / N.
+    Source: van den Oord et al. 2017, appendix A.1.
+    """
+    counts = torch.bincount(indices, minlength=len(count)).to(vectors.dtype)
+    sums = torch.zeros_like(total).index_add_(0, indices, vectors)
+    return decay * count + (1.0 - decay) * counts, decay * total + (1.0 - decay) * sums
+
+
 def exponential_schedule(start: float, end: float, fraction: float) -> float:
     r"""Anneal a positive quantity by a constant factor per step.
 

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from motionlex.motion_vae.estimators import nearest_code, straight_through
+from motionlex.motion_vae.estimators import moving_code_sums, nearest_code, straight_through
 from motionlex.motion_vae.losses import commitment_loss
 
 Phase = Literal["continuous", "quantise", "imitate", "search"]
@@ -108,10 +108,8 @@ class MovingCodebook(nn.Module):
         generator: torch.Generator,
     ) -> None:
         """Move the codes towards their vectors; now and then replace unused codes by vectors of the batch."""
-        decay, even_share = self.config.decay, len(vectors) / len(codebook)
-        counts = torch.bincount(indices, minlength=len(codebook)).to(vectors.dtype)
-        self.count.mul_(decay).add_(counts, alpha=1.0 - decay)
-        self.total.mul_(decay).add_(torch.zeros_like(self.total).index_add_(0, indices, vectors), alpha=1.0 - decay)
+        even_share = len(vectors) / len(codebook)
+        self.count, self.total = moving_code_sums(self.count, self.total, vectors, indices, decay=self.config.decay)
         self.steps += 1
         dead = self.count < 0.02 * even_share
         if self.steps % self.config.replace_every == 0 and bool(dead.any()):

@@ -19,7 +19,7 @@ from motionlex.motion_vae.contract import (
     Preset,
     fixed_variance_normal,
 )
-from motionlex.motion_vae.estimators import nearest_code, straight_through
+from motionlex.motion_vae.estimators import moving_code_sums, nearest_code, straight_through
 from motionlex.motion_vae.losses import codebook_loss, commitment_loss
 from motionlex.motion_vae.metrics import code_perplexity
 from motionlex.motion_vae.networks.trajectory import (
@@ -138,12 +138,10 @@ class VQVAE(DiscreteAutoencoder):
             return
         vectors, indices = self._assigned
         self._assigned = None
-        decay = self.config.ema_decay
         with torch.no_grad():
-            count = torch.bincount(indices, minlength=self.vocabulary).to(vectors.dtype)
-            total = torch.zeros_like(self.ema_sum).index_add_(0, indices, vectors)
-            self.ema_count.mul_(decay).add_(count, alpha=1.0 - decay)
-            self.ema_sum.mul_(decay).add_(total, alpha=1.0 - decay)
+            self.ema_count, self.ema_sum = moving_code_sums(
+                self.ema_count, self.ema_sum, vectors, indices, decay=self.config.ema_decay
+            )
             smallest = 1e-5
             self.embedding.weight.copy_(self.ema_sum / self.ema_count.clamp_min(smallest).unsqueeze(-1))
 
