@@ -92,8 +92,14 @@ def build_task(config: LowLevelConfig, library: MotionLibrary, device: str) -> t
         for name, value in decoded_errors(library, command).items():
             logger.info("%s %.4g", name, value)
     task = TrackingTask(library.robot, library, config.task, command)
-    codebook = autoencoder.model.codebook.detach().cpu() if autoencoder and config.task.goal == "latent" else None
-    return task, codebook
+    if autoencoder is None or config.task.goal != "latent":
+        return task, None
+    if autoencoder.model.codebook is None:
+        raise UserError(
+            f"goal latent needs one codebook, and method {autoencoder.config.method!r} has none: "
+            "use goal decoded, or another method"
+        )
+    return task, autoencoder.model.codebook.detach().cpu()
 
 
 def build_policy(config: LowLevelConfig, task: TrackingTask, codebook: torch.Tensor | None) -> LowLevelPolicy:

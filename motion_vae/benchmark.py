@@ -11,13 +11,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from motionlex.data.errors import UserError, check_number
-from motionlex.motion_vae.losses import gaussian_log_likelihood
+from motionlex.motion_vae.domain import NetworkConfig
 from motionlex.motion_vae.methods.daps import DAPS
 from motionlex.motion_vae.networks.autoregressive import AutoregressiveDecoder
-from motionlex.motion_vae.networks.trajectory import SegmentShape
-from motionlex.motion_vae.networks.transformer import DecoderBlock, TransformerConfig, merge_heads, split_heads
+from motionlex.motion_vae.networks.transformer import DecoderBlock, merge_heads, split_heads
+from motionlex.motion_vae.posterior import AutoregressivePosterior
 from motionlex.motion_vae.registry import PlainValue, build_model, get_preset, override
 from motionlex.motion_vae.trainer import resolve_device
+from motionlex.motion_vae.trajectories.domain import TrajectoryDomain
 
 ReferenceSampler = Callable[[int], Callable[[], None]]
 """Given the number of sequences, makes a function that generates them."""
@@ -70,7 +71,7 @@ def benchmark_sampler(config: SamplerBenchmark, reference: ReferenceSampler | No
     check_number("--repeats", config.repeats, above=0)
     device = resolve_device(config.device)
     model = _daps(config.preset, (), device)
-    network = model.recognition.decoder
+    network = _decoder(model)
     generator = torch.Generator(device=device).manual_seed(0)
     memory = torch.randn(
         config.sequences // config.samples, network.tokens, network.config.width, generator=generator, device=device
@@ -111,23 +112,22 @@ def benchmark_vae_step(config: StepBenchmark) -> dict[str, PlainValue]:
     model = _daps(config.preset, config.set, device)
     generator = torch.Generator(device=device).manual_seed(0)
     batch, samples = preset.optimisation.batch, preset.method.samples
-    x = torch.randn(batch, model.shape.frames, model.shape.features, generator=generator, device=device)
-    memory = model.recognition.encoder(x).detach()
-    indices, _ = model.recognition.decoder.sample(memory, samples, generator)
+    x = torch.randn(batch, *model.domain.grid, model.domain.features, generator=generator, device=device)
+    memory = model.recognition.memory(x).detach()
+    indices, _ = model.recognition.sample(memory, samples, generator)
 
     def timed(function: Callable[[], object]) -> float:
         return best_time(function, config.repeats, device)
 
     def decode() -> None:
-        mean = model.generative(indices.flatten(0, 1)).unflatten(0, (batch, samples))
-        gaussian_log_likelihood(x.unsqueeze(1), mean, variance=preset.method.variance).sum().backward()
+        model.generative(indices).log_prob(x.unsqueeze(1)).sum().backward()
 
-    sampling = timed(lambda: model.recognition.decoder.sample(memory, samples, generator))
-    teacher = timed(lambda: model.recognition.decoder.log_prob(indices, memory).sum().backward())
+    sampling = timed(lambda: model.recognition.sample(memory, samples, generator))
+    teacher = timed(lambda: model.recognition.log_prob(indices, memory).sum().backward())
     decoder = timed(decode)
     step = timed(lambda: model.loss(x, generator, progress=1.0).total.backward())
     model.zero_grad()
-    operations = step_operations(preset.method.networks.transformer, model.vocabulary, model.shape, batch, samples)
+    operations = step_operations(preset.method.networks, model.vocabulary, TrajectoryDomain(), batch, samples)
     return {
         "seconds_per_step": step,
         "sampling_s": sampling,
@@ -200,7 +200,7 @@ def _grow(
 
 
 def step_operations(
-    network: TransformerConfig, vocabulary: int, shape: SegmentShape, batch: int, samples: int
+    network: NetworkConfig, vocabulary: int, shape: TrajectoryDomain, batch: int, samples: int
 ) -> float:
     """Floating-point operations of the matrix products of one DAPS step.
 
@@ -236,6 +236,11 @@ def peak_memory_mb(device: torch.device) -> float:
 
 def _daps(preset: str, settings: tuple[str, ...], device: torch.device) -> DAPS:
     config = override(get_preset("daps", preset), settings).method
-    model = build_model("daps", config, SegmentShape(), seed=0)
+    model = build_model("daps", config, TrajectoryDomain(), seed=0)
     assert isinstance(model, DAPS)
     return model.to(device)
+
+
+def _decoder(model: DAPS) -> AutoregressiveDecoder:
+    assert isinstance(model.recognition, AutoregressivePosterior)
+    return model.recognition.decoder

@@ -28,8 +28,14 @@ from motionlex.data.errors import UserError
 from motionlex.data.features import FeatureStatistics
 from motionlex.data.storage import write_bytes, write_json
 from motionlex.motion_vae.contract import DiscreteAutoencoder, OptimisationConfig
-from motionlex.motion_vae.networks.trajectory import SegmentShape
-from motionlex.motion_vae.registry import PlainValue, build_model, from_plain, get_method, to_plain
+from motionlex.motion_vae.registry import (
+    PlainValue,
+    build_model,
+    domain_from_plain,
+    from_plain,
+    get_method,
+    to_plain,
+)
 
 CONFIG_FILE, META_FILE, WEIGHTS_FILE, STATE_FILE = (
     "config.json",
@@ -54,8 +60,8 @@ class RunConfig:
     """Resolved fields of the method's configuration."""
     optimisation: OptimisationConfig
     """How it is trained; ``steps`` is the total last asked for."""
-    shape: SegmentShape
-    """Frames and features of a segment."""
+    domain: Mapping[str, PlainValue]
+    """Kind of data and its resolved fields."""
     schedule_steps: int
     """Annealing horizon, fixed for the life of the run."""
     data: str
@@ -68,7 +74,7 @@ class RunConfig:
     def build(self) -> DiscreteAutoencoder:
         """Build the untrained model."""
         config = from_plain(get_method(self.method).config_class, self.method_config)
-        return build_model(self.method, config, self.shape, seed=self.seed)
+        return build_model(self.method, config, domain_from_plain(self.domain), seed=self.seed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,15 +92,18 @@ class TrainedAutoencoder:
 
     @torch.no_grad()
     def encode_features(
-        self, features: Float[Tensor, "batch frame feature"], generator: torch.Generator
+        self, features: Float[Tensor, "batch item feature"], generator: torch.Generator
     ) -> Int[Tensor, "batch token"]:
         """Draw the codes of standardised segments, e.g. (batch, 32, 121) -> (batch, 64)."""
-        return self.model.encode(features, generator).indices
+        indices = self.model.encode(features, generator).indices
+        if indices is None:
+            raise UserError(f"method {self.config.method!r} has no codes: choose a discrete one")
+        return indices
 
     @torch.no_grad()
     def decode_features(self, indices: Int[Tensor, "batch token"]) -> Float[np.ndarray, "batch frame feature"]:
         """Decode codes to features in their own units and the full schema: (batch, 64) -> (batch, 32, 127)."""
-        mean = self.model.decode(indices).mean
+        mean = self.model.decode_embeddings(self.model.embed(indices)).mean
         return np.asarray(self.statistics.destandardise(mean.cpu().double().numpy()))
 
 

@@ -1,32 +1,36 @@
 """What every discrete autoencoder is to the rest of the project: the contract sits at the objective.
 
 A ``quantise(z)`` interface cannot express DAPS, whose encoder is trained by weighted maximum likelihood on whole code
-sequences. So a method owns its loss; everybody else sees codes, a distribution over segments and named loss terms.
+sequences. So a method owns its loss; everybody else sees codes, a distribution over data and named loss terms.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Generic, Protocol, TypeVar, runtime_checkable
+from typing import ClassVar, Generic, Literal, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.distributions import Independent, Normal
+from torch.distributions import Distribution
 
-from motionlex.motion_vae.networks.trajectory import SegmentShape
+from motionlex.motion_vae.domain import Domain
+from motionlex.motion_vae.likelihoods import LikelihoodConfig
+from motionlex.motion_vae.options import check_choice, check_positive
 
 
 @dataclass(frozen=True, kw_only=True)
 class Codes:
-    """A batch of encoded segments."""
+    """A batch of encoded examples."""
 
-    indices: Int[Tensor, "batch token"]
-    """One code per token."""
-    log_prob: Float[Tensor, " batch"] | None
-    """log q(z|x) [nat]; None for a deterministic encoder."""
-    embeddings: Float[Tensor, "batch token feature"] | None
+    indices: Int[Tensor, "batch token"] | None
+    """One code per token; None for continuous relatives."""
+    embeddings: Float[Tensor, "batch token feature"]
     """What the generative network sees for these codes."""
+    log_prob: Float[Tensor, " batch"] | None = None
+    """log q(z|x) [nat] of what was drawn; None for a deterministic encoder."""
+    log_prior: Float[Tensor, " batch"] | None = None
+    """log p(z) [nat] of what was drawn; None for a deterministic encoder."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,50 +54,67 @@ class ParameterGroup:
     parameters: Iterable[nn.Parameter]
     """What it updates."""
     learning_rate: float | None = None
-    """AdamW learning rate; None takes that of the training configuration."""
+    """Learning rate; None takes that of the training configuration."""
     weight_decay: float | None = None
-    """AdamW weight decay; None takes that of the training configuration."""
+    """Weight decay; None takes that of the training configuration."""
     adaptive_clipping: bool = True
     """Whether gradients are clipped relative to the size of the weights."""
 
 
 class DiscreteAutoencoder(nn.Module, ABC):
-    """An autoencoder of segments (batch, frame, feature) with codes (batch, token)."""
+    """An autoencoder of data (batch, item, feature) with codes (batch, token)."""
 
     discrete: ClassVar[bool] = True
-    """False exempts continuous relatives from checks of codes."""
-    shape: SegmentShape
+    """False exempts continuous relatives from checks of codes; their ``Codes.indices`` are None."""
+    domain: Domain
+    """The kind of data, with its networks."""
     vocabulary: int
+    """Codes that a token can take; 0 for continuous relatives."""
     tokens: int
+    """Tokens per example."""
 
     @abstractmethod
-    def encode(self, x: Float[Tensor, "batch frame feature"], generator: torch.Generator) -> Codes:
-        """Draw (or compute) one code sequence per segment."""
+    def encode(self, x: Float[Tensor, "batch item feature"], generator: torch.Generator) -> Codes:
+        """Draw (or compute) one code sequence per example."""
 
     @abstractmethod
-    def decode(self, indices: Int[Tensor, "batch token"]) -> Independent:
-        """Distribution over standardised segments: ``.mean`` (batch, frame, feature), ``.log_prob`` (batch,) [nat]."""
+    def decode_embeddings(self, embeddings: Float[Tensor, "*batch token feature"]) -> Distribution:
+        """p(x|z) from what :meth:`embed` or :meth:`encode` gave; its ``log_prob`` (batch,) [nat] sums all elements."""
+
+    def decode(self, codes: Codes) -> Distribution:
+        """Distribution over data: ``.mean`` (batch, item, feature), ``.log_prob`` (batch,) [nat]."""
+        return self.decode_embeddings(codes.embeddings)
 
     @abstractmethod
-    def embed(self, indices: Int[Tensor, "batch token"]) -> Float[Tensor, "batch token feature"]:
-        """Look codes up in the codebook."""
+    def embed(self, indices: Int[Tensor, "*batch token"]) -> Float[Tensor, "*batch token feature"]:
+        """Look codes up in the codebook, so that ``decode_embeddings(embed(indices))`` decodes integers.
+
+        Raises:
+            TypeError: If the method is a continuous relative.
+        """
 
     @property
-    @abstractmethod
-    def codebook(self) -> Float[Tensor, "code feature"]:
-        """Embedding of every code as the generative network sees it."""
+    def codebook(self) -> Float[Tensor, "code feature"] | None:
+        """One vector per code; None where there is no single table (hierarchies, continuous relatives)."""
+        return None
 
     @abstractmethod
-    def loss(
-        self, x: Float[Tensor, "batch frame feature"], generator: torch.Generator, *, progress: float
-    ) -> LossTerms:
+    def loss(self, x: Float[Tensor, "batch item feature"], generator: torch.Generator, *, progress: float) -> LossTerms:
         """Evaluate the objective; ``progress`` is step / schedule_steps and drives annealing."""
 
+    def objectives(
+        self, x: Float[Tensor, "batch item feature"], generator: torch.Generator, *, progress: float
+    ) -> Iterator[LossTerms]:
+        """Yield what is minimised on one batch, one optimiser update after each.
+
+        The default is one objective, :meth:`loss`. A method with several updates per batch (epochs of PPO, alternating
+        optimisation) yields several; each is evaluated only after the update of the one before.
+        """
+        yield self.loss(x, generator, progress=progress)
+
     @abstractmethod
-    def kl_to_prior(
-        self, x: Float[Tensor, "batch frame feature"], indices: Int[Tensor, "batch token"]
-    ) -> Float[Tensor, " batch"]:
-        """Divergence [nat] of q(z|x) from the uniform prior, by its conditionals along ``indices``."""
+    def kl_to_prior(self, x: Float[Tensor, "batch item feature"], codes: Codes) -> Float[Tensor, " batch"]:
+        """Divergence [nat] of q(z|x) from the prior, by its conditionals along ``codes``."""
 
     @abstractmethod
     def parameter_groups(self) -> tuple[ParameterGroup, ...]:
@@ -108,17 +129,12 @@ class DiscreteAutoencoder(nn.Module, ABC):
         """Restore invariants after an optimiser step (clamps, moving averages); nothing by default."""
 
 
-def fixed_variance_normal(mean: Float[Tensor, "batch frame feature"], variance: float) -> Independent:
-    """Build the Gaussian over segments whose ``log_prob`` sums over frames and features."""
-    return Independent(Normal(mean, variance**0.5, validate_args=False), 2, validate_args=False)
-
-
 @runtime_checkable
-class SegmentSampler(Protocol):
+class BatchSource(Protocol):
     """Where the trainer gets its batches: motionlex.data.segments.SegmentSource is one."""
 
-    def sample(self, batch: int, generator: torch.Generator) -> Float[Tensor, "batch frame feature"]:
-        """Draw standardised segments."""
+    def sample(self, batch: int, generator: torch.Generator) -> Float[Tensor, "batch item feature"]:
+        """Draw examples."""
         ...
 
 
@@ -127,26 +143,43 @@ class OptimisationConfig:
     """How a method is trained."""
 
     batch: int = 256
-    """Segments per step."""
+    """Examples per step."""
     steps: int = 250_000
     """Total steps to reach, and the annealing horizon unless --schedule-steps says otherwise."""
     hz: float = 100.0
     """Frame rate of the motion [1/s]."""
+    optimiser: Literal["adamw", "adam", "adamax"] = "adamw"
+    """Update rule."""
     learning_rate: float = 3e-4
-    """AdamW, at the first step."""
+    """At the first step (after the warm-up, where there is one)."""
     learning_rate_end: float | None = None
-    """AdamW at the end of the schedule, reached exponentially; None keeps the rate constant."""
+    """At the end of the schedule; None keeps the rate constant."""
+    decay: Literal["exponential", "cosine"] = "exponential"
+    """How the learning rate gets from its start to its end."""
+    warm_up: float = 0.0
+    """Share of the schedule during which the rate rises linearly to its start value."""
+    warm_up_from: float = 0.2
+    """First learning rate of the warm-up as a share of the start value."""
     weight_decay: float = 1e-4
-    """AdamW."""
-    adaptive_clipping: float = 1.0
-    """Largest allowed ratio of gradient norm to weight norm, per output unit."""
+    """Decoupled (adamw) or as a gradient (adam, adamax)."""
+    adaptive_clipping: float | None = 1.0
+    """Largest allowed ratio of gradient norm to weight norm, per output unit; None does not clip."""
+    micro_batches: int = 1
+    """Parts into which a batch is cut for gradient accumulation; must divide the batch."""
+    precision: Literal["float32", "bf16"] = "float32"
+    """Arithmetic of the networks' bodies; returns, weights and losses stay in float32."""
 
     def __post_init__(self) -> None:
-        for name in ("batch", "steps", "hz", "learning_rate", "adaptive_clipping"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        if self.learning_rate_end is not None and not self.learning_rate_end > 0.0:
-            raise ValueError(f"learning_rate_end must be positive, got {self.learning_rate_end}")
+        for name in ("batch", "steps", "hz", "learning_rate", "learning_rate_end", "adaptive_clipping", "warm_up_from"):
+            if getattr(self, name) is not None:
+                check_positive(**{name: getattr(self, name)})
+        check_choice("optimiser", self.optimiser, ("adamw", "adam", "adamax"))
+        check_choice("decay", self.decay, ("exponential", "cosine"))
+        check_choice("precision", self.precision, ("float32", "bf16"))
+        if not 0.0 <= self.warm_up < 1.0:
+            raise ValueError(f"warm_up must be in [0, 1), got {self.warm_up}")
+        if self.micro_batches < 1 or self.batch % self.micro_batches:
+            raise ValueError(f"micro_batches must divide batch={self.batch}, got {self.micro_batches}")
         if self.weight_decay < 0.0:
             raise ValueError(f"weight_decay must be >= 0, got {self.weight_decay}")
 
@@ -162,6 +195,8 @@ class Preset(Generic[MethodConfig]):
     """Configuration of the method."""
     optimisation: OptimisationConfig = field(default_factory=OptimisationConfig)
     """How it is trained."""
+    likelihood: LikelihoodConfig = field(default_factory=LikelihoodConfig)
+    """Distribution of data given codes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,7 +209,7 @@ class Method(Generic[MethodConfig]):
     """One line for --help and tables."""
     config_class: type[MethodConfig]
     """Frozen dataclass of the method."""
-    build: Callable[[MethodConfig, SegmentShape], DiscreteAutoencoder]
+    build: Callable[[MethodConfig, Domain], DiscreteAutoencoder]
     """Makes an untrained model; weights come from torch's global generator (see registry.build_model)."""
     presets: Mapping[str, Callable[[], Preset[MethodConfig]]]
-    """At least ``paper`` and ``small``."""
+    """Recipes for motion, at least ``paper`` and ``small``; other domains keep theirs in their own folders."""

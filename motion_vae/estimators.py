@@ -136,3 +136,39 @@ def exponential_schedule(start: float, end: float, fraction: float) -> float:
     Source: DAPS, code of the authors (the paper does not give the schedule).
     """
     return start * (end / start) ** min(max(fraction, 0.0), 1.0)
+
+
+def gumbel_noise(logits: Float[Tensor, "*shape"], generator: torch.Generator) -> Float[Tensor, "*shape"]:
+    """Draw standard Gumbel noise, -ln(-ln u), of the shape, precision and device of ``logits``."""
+    uniform = torch.rand(logits.shape, generator=generator, device=logits.device, dtype=logits.dtype)
+    smallest = torch.finfo(logits.dtype).tiny
+    return -torch.log(-torch.log(uniform.clamp_min(smallest)).clamp_min(smallest))
+
+
+def gumbel_softmax(
+    logits: Float[Tensor, "*shape code"], noise: Float[Tensor, "*shape code"], *, temperature: float, hard: bool = True
+) -> Float[Tensor, "*shape code"]:
+    r"""Relax a categorical draw.
+
+    .. math:: y = \mathrm{softmax}\Bigl(\frac{\ell + g}{\tau}\Bigr)
+
+    Args:
+        logits: Unnormalised log-probabilities l.
+        noise: Gumbel noise g, see :func:`gumbel_noise`.
+        temperature: tau > 0; lower is closer to one-hot and has a larger gradient variance.
+        hard: Return the one-hot of the largest entry with the gradient of y (straight-through) instead of y.
+
+    Returns:
+        Weights that sum to one over the codes.
+
+    Raises:
+        ValueError: If the temperature is not positive.
+    Source: Jang et al. 2017, equation 2 and section 2.2.
+    """
+    if not temperature > 0.0:
+        raise ValueError(f"temperature must be positive, got {temperature}")
+    soft = torch.softmax((logits + noise) / temperature, dim=-1)
+    if not hard:
+        return soft
+    one_hot = torch.zeros_like(soft).scatter_(-1, soft.argmax(dim=-1, keepdim=True), 1.0)
+    return soft + (one_hot - soft).detach()

@@ -16,8 +16,8 @@ from motionlex.data.robots import get_robot
 from motionlex.data.segments import SegmentSource
 from motionlex.motion_vae import metrics
 from motionlex.motion_vae.checkpoint import TrainedAutoencoder, load_run
-from motionlex.motion_vae.contract import SegmentSampler
-from motionlex.motion_vae.registry import PlainValue
+from motionlex.motion_vae.contract import BatchSource
+from motionlex.motion_vae.registry import PlainValue, domain_from_plain
 from motionlex.motion_vae.trainer import resolve_device
 
 
@@ -82,7 +82,8 @@ def evaluate_run(run: Path, flags: EvaluateFlags) -> dict[str, PlainValue]:
     if not clips:
         raise UserError(f"data set {data.name!r} has no {flags.split} clips")
     kinematics = ForwardKinematics(get_robot("h1"))
-    source = SegmentSource(clips, trained.statistics, kinematics=kinematics, frames=config.shape.frames)
+    frames = domain_from_plain(config.domain).grid[0]
+    source = SegmentSource(clips, trained.statistics, kinematics=kinematics, frames=frames)
     result = evaluate(
         trained, source, kinematics, batches=flags.batches, batch=flags.batch,
         keypoint_segments=flags.keypoint_segments, seed=flags.seed, device=device,
@@ -93,7 +94,7 @@ def evaluate_run(run: Path, flags: EvaluateFlags) -> dict[str, PlainValue]:
 @torch.no_grad()
 def evaluate(
     trained: TrainedAutoencoder,
-    source: SegmentSampler,
+    source: BatchSource,
     kinematics: ForwardKinematics,
     *,
     batches: int,
@@ -125,10 +126,11 @@ def evaluate(
     sums = _Sums()
     for _ in range(batches):
         x = source.sample(batch, data_generator).to(device)
-        indices = model.encode(x, code_generator).indices
-        reconstruction = model.decode(indices)
-        counts += metrics.code_counts(indices.cpu(), model.vocabulary)
-        sums.kl.append(model.kl_to_prior(x, indices).mean().item())
+        codes = model.encode(x, code_generator)
+        reconstruction = model.decode(codes)
+        if codes.indices is not None:
+            counts += metrics.code_counts(codes.indices.cpu(), model.vocabulary)
+        sums.kl.append(model.kl_to_prior(x, codes).mean().item())
         sums.log_likelihood.append(reconstruction.log_prob(x).mean().item())
         _add_reconstruction(sums, statistics, x.cpu(), reconstruction.mean.cpu())
         if len(sums.poses) * batch < keypoint_segments:
@@ -149,8 +151,8 @@ def evaluate(
         "beta": beta,
         "kl_nats": kl,
         "log_likelihood": log_likelihood,
-        "usage": metrics.usage(counts),
-        "perplexity": metrics.perplexity(counts),
+        "usage": metrics.usage(counts) if model.discrete else None,
+        "perplexity": metrics.perplexity(counts) if model.discrete else None,
         "joint_error_rad": joint_error,
         "keypoint_error_mm": keypoint_error,
         "segments": batches * batch,

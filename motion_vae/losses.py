@@ -8,26 +8,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 
-def gaussian_log_likelihood(
-    x: Float[Tensor, "*#shape frame feature"], mean: Float[Tensor, "*#shape frame feature"], *, variance: float
-) -> Float[Tensor, "*shape"]:
-    r"""Score data under an isotropic Gaussian, summed over frames and features in float32 (or float64).
-
-    .. math:: \log p = -\frac{1}{2} \sum_i \Bigl[\frac{(x_i - \mu_i)^2}{\sigma^2} + \ln 2\pi\sigma^2\Bigr]
-
-    Args:
-        x: Standardised features.
-        mean: Mean of the Gaussian, broadcast against ``x``.
-        variance: sigma^2, > 0.
-
-    Returns:
-        Log-likelihood [nat].
-    """
-    error = (mean - x).to(torch.promote_types(mean.dtype, torch.float32)).square().sum(dim=(-2, -1))
-    constant = mean.shape[-2] * mean.shape[-1] * math.log(2.0 * math.pi * variance)
-    return -0.5 * (error / variance + constant)
-
-
 def categorical_kl_to_uniform(logits: Float[Tensor, "*shape token code"]) -> Float[Tensor, "*shape"]:
     r"""Divergence of a chain of categoricals from the uniform prior, along the path that gave the logits.
 

@@ -1,5 +1,6 @@
 """Optimisers of a method's parameter groups and adaptive gradient clipping."""
 
+import math
 from collections.abc import Iterable
 
 import torch
@@ -35,8 +36,22 @@ def clip_gradients_adaptively(parameters: Iterable[nn.Parameter], limit: float) 
         gradient.mul_((allowed / gradient_norm.clamp_min(1e-12)).clamp_max(1.0))
 
 
+def learning_rate(config: OptimisationConfig, progress: float) -> float:
+    """Learning rate at step / schedule_steps: linear warm-up, then exponential or cosine decay over the rest."""
+    if progress < config.warm_up:
+        share = progress / config.warm_up
+        return config.learning_rate * (config.warm_up_from + share * (1.0 - config.warm_up_from))
+    if config.learning_rate_end is None:
+        return config.learning_rate
+    share = min((progress - config.warm_up) / (1.0 - config.warm_up), 1.0)
+    if config.decay == "exponential":
+        return exponential_schedule(config.learning_rate, config.learning_rate_end, share)
+    span = config.learning_rate - config.learning_rate_end
+    return config.learning_rate_end + 0.5 * span * (1.0 + math.cos(math.pi * share))
+
+
 class GroupOptimiser:
-    """AdamW on one parameter group, with its clipping."""
+    """The update rule on one parameter group, with its clipping."""
 
     def __init__(self, group: ParameterGroup, config: OptimisationConfig) -> None:
         self.name = group.name
@@ -44,7 +59,8 @@ class GroupOptimiser:
         self.clipping = config.adaptive_clipping if group.adaptive_clipping else None
         self.follows_schedule = group.learning_rate is None
         self.config = config
-        self.adamw = torch.optim.AdamW(
+        rule = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "adamax": torch.optim.Adamax}[config.optimiser]
+        self.rule = rule(
             self.parameters,
             lr=config.learning_rate if group.learning_rate is None else group.learning_rate,
             weight_decay=config.weight_decay if group.weight_decay is None else group.weight_decay,
@@ -52,16 +68,15 @@ class GroupOptimiser:
 
     def update(self, progress: float) -> None:
         """Clip, step and clear the gradients; ``progress`` = step / schedule_steps sets the learning rate."""
-        if self.follows_schedule and self.config.learning_rate_end is not None:
-            rate = exponential_schedule(self.config.learning_rate, self.config.learning_rate_end, progress)
-            for parameters in self.adamw.param_groups:
-                parameters["lr"] = rate
+        if self.follows_schedule:
+            for parameters in self.rule.param_groups:
+                parameters["lr"] = learning_rate(self.config, progress)
         if self.clipping is not None:
             clip_gradients_adaptively(self.parameters, self.clipping)
-        self.adamw.step()
-        self.adamw.zero_grad(set_to_none=True)
+        self.rule.step()
+        self.rule.zero_grad(set_to_none=True)
 
 
 def build_optimisers(model: DiscreteAutoencoder, config: OptimisationConfig) -> tuple[GroupOptimiser, ...]:
-    """One AdamW per parameter group of the model."""
+    """One update rule per parameter group of the model."""
     return tuple(GroupOptimiser(group, config) for group in model.parameter_groups())

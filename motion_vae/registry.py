@@ -1,15 +1,17 @@
 """Finding methods and presets by name; building models and configurations from plain data."""
 
 import dataclasses
+import pkgutil
 import typing
 from collections.abc import Mapping, Sequence
 
 import torch
 
+import motionlex.motion_vae
 from motionlex.data.errors import UserError, unknown_name
 from motionlex.data.registry import sibling_members
 from motionlex.motion_vae.contract import DiscreteAutoencoder, Method, Preset
-from motionlex.motion_vae.networks.trajectory import SegmentShape
+from motionlex.motion_vae.domain import Domain
 
 PlainValue = str | int | float | bool | None | Sequence[object] | Mapping[str, object]
 
@@ -43,11 +45,11 @@ def get_preset(method: str, name: str) -> Preset:
     return presets[name]()
 
 
-def build_model(method: str, config: object, shape: SegmentShape, *, seed: int) -> DiscreteAutoencoder:
+def build_model(method: str, config: object, domain: Domain, *, seed: int) -> DiscreteAutoencoder:
     """Build an untrained model whose initial weights depend on ``seed`` alone; torch's global state is restored."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return get_method(method).build(config, shape)
+        return get_method(method).build(config, domain)
 
 
 def to_plain(config: object) -> dict[str, PlainValue]:
@@ -70,6 +72,8 @@ def from_plain(config_class: type, values: Mapping[str, PlainValue]) -> object:
     resolved = {}
     for name, value in values.items():
         nested = dataclasses.is_dataclass(hints[name]) and isinstance(value, Mapping)
+        if typing.get_origin(hints[name]) is tuple and isinstance(value, list):
+            value = tuple(value)  # JSON has no tuples
         resolved[name] = from_plain(hints[name], value) if nested else value
     try:
         return config_class(**resolved)
@@ -99,9 +103,43 @@ def override(preset: Preset, assignments: Sequence[str]) -> Preset:
         leaves[name][name] = _parse(text, leaves[name][name], name)
     try:
         method = from_plain(type(preset.method), plain["method"])  # type: ignore[arg-type]
-        return Preset(method=method, optimisation=from_plain(type(preset.optimisation), plain["optimisation"]))
+        optimisation = from_plain(type(preset.optimisation), plain["optimisation"])
+        likelihood = from_plain(type(preset.likelihood), plain["likelihood"])
+        return Preset(method=method, optimisation=optimisation, likelihood=likelihood)
     except ValueError as error:
         raise UserError(str(error)) from error
+
+
+def get_domain(kind: str) -> type[Domain]:
+    """Look the configuration class of a kind of data up, among the sub-packages with a module ``domain``.
+
+    Raises:
+        UserError: If there is none of that name; the message lists what exists.
+    """
+    classes = {}
+    core = motionlex.motion_vae
+    for package in pkgutil.iter_modules(core.__path__):
+        if package.ispkg:
+            members = sibling_members(f"{core.__name__}.{package.name}", "DOMAIN", only="domain")
+            classes |= {member.kind: member for member in typing.cast("tuple[type[Domain], ...]", members)}
+    if kind not in classes:
+        raise unknown_name("domain", kind, classes, "motion_vae/")
+    return classes[kind]
+
+
+def domain_to_plain(domain: Domain) -> dict[str, PlainValue]:
+    """Turn a domain into what JSON can hold, with its kind."""
+    return {"kind": domain.kind, **to_plain(domain)}
+
+
+def domain_from_plain(values: Mapping[str, PlainValue]) -> Domain:
+    """Rebuild a domain from :func:`domain_to_plain`.
+
+    Raises:
+        UserError: If the kind or a field is unknown, or a value is refused.
+    """
+    fields = dict(values)
+    return typing.cast("Domain", from_plain(get_domain(str(fields.pop("kind", None))), fields))
 
 
 def _methods() -> tuple[Method, ...]:
@@ -122,6 +160,8 @@ def _parse(text: str, current: PlainValue, name: str) -> PlainValue:
             return {"true": True, "false": False}[text.lower()]
         if current is None:  # an option that is off: numbers are its only values
             return float(text)
+        if isinstance(current, (tuple, list)):
+            return tuple(type(current[0])(part) if current else float(part) for part in text.split(","))
         return type(current)(text) if isinstance(current, (int, float)) else text
     except (ValueError, KeyError):
         raise UserError(f"--set {name}: expected a value like {current!r}, got {text!r}") from None

@@ -10,7 +10,7 @@ from typing import Protocol, runtime_checkable
 import torch
 
 from motionlex.data.errors import UserError
-from motionlex.motion_vae.contract import DiscreteAutoencoder, LossTerms, OptimisationConfig, SegmentSampler
+from motionlex.motion_vae.contract import BatchSource, DiscreteAutoencoder, LossTerms, OptimisationConfig
 from motionlex.motion_vae.optimisation import build_optimisers
 
 logger = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ class Trainer:
     def __init__(
         self,
         model: DiscreteAutoencoder,
-        sampler: SegmentSampler,
+        sampler: BatchSource,
         config: OptimisationConfig,
         *,
         schedule_steps: int,
@@ -58,13 +58,13 @@ class Trainer:
         """
         batch = self.sampler.sample(self.config.batch, self.data_generator).to(self.device)
         progress = self.steps / self.schedule_steps
-        terms = self.model.loss(batch, self.model_generator, progress=progress)
-        if not math.isfinite(terms.total.item()):
-            raise NonFiniteLossError(self.steps, batch, {name: value.item() for name, value in terms.terms.items()})
-        terms.total.backward()
-        for optimiser in self.optimisers:
-            optimiser.update(progress)
-        self.model.after_update()
+        for terms in self.model.objectives(batch, self.model_generator, progress=progress):
+            if not math.isfinite(terms.total.item()):
+                raise NonFiniteLossError(self.steps, batch, {name: value.item() for name, value in terms.terms.items()})
+            terms.total.backward()
+            for optimiser in self.optimisers:
+                optimiser.update(progress)
+            self.model.after_update()
         self.steps += 1
         return terms
 
@@ -116,7 +116,7 @@ class Trainer:
         """Everything that the next step depends on."""
         return {
             "model": self.model.state_dict(),
-            "optimisers": {optimiser.name: optimiser.adamw.state_dict() for optimiser in self.optimisers},
+            "optimisers": {optimiser.name: optimiser.rule.state_dict() for optimiser in self.optimisers},
             "data_generator": self.data_generator.get_state(),
             "model_generator": self.model_generator.get_state(),
             "steps": self.steps,
@@ -128,7 +128,7 @@ class Trainer:
         """Continue exactly where :meth:`state` was taken."""
         self.model.load_state_dict(state["model"])
         for optimiser in self.optimisers:
-            optimiser.adamw.load_state_dict(state["optimisers"][optimiser.name])
+            optimiser.rule.load_state_dict(state["optimisers"][optimiser.name])
         self.data_generator.set_state(state["data_generator"])
         self.model_generator.set_state(state["model_generator"])
         self.steps, self.seconds = state["steps"], state["seconds"]

@@ -17,9 +17,9 @@ from motionlex.data.segments import SegmentSource
 from motionlex.data.storage import write_json
 from motionlex.motion_vae import checkpoint
 from motionlex.motion_vae.checkpoint import RunConfig
-from motionlex.motion_vae.networks.trajectory import SegmentShape
-from motionlex.motion_vae.registry import PlainValue, get_preset, override, to_plain
+from motionlex.motion_vae.registry import PlainValue, domain_from_plain, domain_to_plain, get_preset, override, to_plain
 from motionlex.motion_vae.trainer import NonFiniteLossError, Trainer, resolve_device
+from motionlex.motion_vae.trajectories.domain import TrajectoryDomain
 
 logger = logging.getLogger(__name__)
 ROBOT = "h1"
@@ -111,14 +111,14 @@ def _create(flags: TrainFlags, device: torch.device) -> dict[str, PlainValue]:
         steps=preset.optimisation.steps if flags.steps is None else flags.steps,
         hz=preset.optimisation.hz if flags.hz is None else flags.hz,
     )
-    frames = SegmentShape().frames
-    data, source = load_source(flags.data, flags.data_root, hz=optimisation.hz, frames=frames)
+    data, source = load_source(flags.data, flags.data_root, hz=optimisation.hz, frames=TrajectoryDomain().frames)
+    domain = TrajectoryDomain(features=source.statistics.size, likelihood_config=preset.likelihood)
     config = RunConfig(
         method=flags.method,
         preset=flags.preset,
         method_config=to_plain(preset.method),
         optimisation=optimisation,
-        shape=SegmentShape(frames=frames, features=source.statistics.size),
+        domain=domain_to_plain(domain),
         schedule_steps=flags.schedule_steps or optimisation.steps,
         data=flags.data,
         data_root=None if flags.data_root is None else str(flags.data_root),
@@ -138,7 +138,8 @@ def _resume(flags: TrainFlags, folder: Path, device: torch.device) -> dict[str, 
     state = checkpoint.load_state(folder)
     meta = checkpoint.read_json(folder / checkpoint.META_FILE)
     root = flags.data_root or (None if config.data_root is None else Path(config.data_root))
-    data, source = load_source(config.data, root, hz=config.optimisation.hz, frames=config.shape.frames)
+    frames = domain_from_plain(config.domain).grid[0]
+    data, source = load_source(config.data, root, hz=config.optimisation.hz, frames=frames)
     if data_hash(data.train) != meta["data_hash"]:
         raise UserError(f"the data differ from those of {folder}: a run is resumed on the data it began with")
     if flags.steps is not None:

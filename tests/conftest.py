@@ -47,8 +47,8 @@ def tiny_vae_run(tmp_path_factory, toy_clips):
     from motionlex.data.robots import get_robot
     from motionlex.data.segments import SegmentSource
     from motionlex.motion_vae import checkpoint
-    from motionlex.motion_vae.networks.trajectory import SegmentShape
-    from motionlex.motion_vae.registry import get_preset, override, to_plain
+    from motionlex.motion_vae.registry import domain_to_plain, get_preset, override, to_plain
+    from motionlex.motion_vae.trajectories.domain import TrajectoryDomain
 
     source = SegmentSource(toy_clips, None, kinematics=ForwardKinematics(get_robot("h1")))
     source.fit()
@@ -58,7 +58,7 @@ def tiny_vae_run(tmp_path_factory, toy_clips):
         preset="small",
         method_config=to_plain(preset.method),
         optimisation=preset.optimisation,
-        shape=SegmentShape(frames=32, features=source.statistics.size),
+        domain=domain_to_plain(TrajectoryDomain(features=source.statistics.size)),
         schedule_steps=1,
         data="toy",
         data_root=None,

@@ -6,11 +6,11 @@ import math
 import pytest
 import torch
 
-from motionlex.motion_vae.losses import categorical_kl_to_uniform, gathered_log_prob, gaussian_log_likelihood
+from motionlex.motion_vae.losses import categorical_kl_to_uniform, gathered_log_prob
 from motionlex.motion_vae.networks.autoregressive import AutoregressiveDecoder, inverse_cdf_sample
-from motionlex.motion_vae.networks.trajectory import SegmentShape, TrajectoryDecoder, TrajectoryEncoder
 from motionlex.motion_vae.networks.transformer import TransformerConfig, sinusoidal_positions
 from motionlex.motion_vae.registry import build_model, get_preset
+from motionlex.motion_vae.trajectories.domain import TrajectoryDecoder, TrajectoryDomain, TrajectoryEncoder
 
 
 def decoder(vocabulary=3, tokens=3, *, aligned=False, sharpen=1.0):
@@ -98,7 +98,7 @@ def test_positions_by_hand():
 
 def test_convolutions_keep_time_aligned():
     """Without transformer mixing a token depends only on its own frame and the neighbour, a frame on four tokens."""
-    shape = SegmentShape(frames=8, features=3)
+    shape = TrajectoryDomain(frames=8, features=3)
     encoder = TrajectoryEncoder(shape, TransformerConfig(width=4, heads=1, layers=1)).double()
     x = torch.randn(1, 8, 3, dtype=torch.float64, requires_grad=True)
     tokens = encoder.resample(x.transpose(1, 2)).transpose(1, 2)
@@ -113,20 +113,11 @@ def test_convolutions_keep_time_aligned():
 
 
 def test_parameter_counts_of_the_paper():
-    model = build_model("daps", get_preset("daps", "paper").method, SegmentShape(), seed=0)
+    model = build_model("daps", get_preset("daps", "paper").method, TrajectoryDomain(), seed=0)
     recognition = sum(p.numel() for p in model.recognition.parameters())
     generative = sum(p.numel() for p in model.generative.parameters())
     assert generative == 624_633
     assert recognition == 1_248_384 + 128, "ours has one more row of the embedding, the begin symbol"
-
-
-def test_gaussian_likelihood_is_torchs():
-    generator = torch.Generator().manual_seed(0)
-    x, mean = (torch.randn(2, 5, 3, generator=generator, dtype=torch.float64) for _ in range(2))
-    expected = torch.distributions.Normal(mean, 0.5).log_prob(x).sum(dim=(1, 2))
-    torch.testing.assert_close(gaussian_log_likelihood(x, mean, variance=0.25), expected, rtol=1e-12, atol=0)
-    perfect = gaussian_log_likelihood(torch.zeros(1, 32, 121), torch.zeros(1, 32, 121), variance=0.25)
-    assert perfect.item() == pytest.approx(-874.26, abs=0.01), "the constant of the paper's LAFAN likelihood"
 
 
 def test_kl_to_uniform_at_its_ends():

@@ -15,10 +15,10 @@ import torch
 from motionlex.data.errors import UserError
 from motionlex.motion_vae.checkpoint import NewRunFolder, load_run, load_state
 from motionlex.motion_vae.contract import OptimisationConfig
-from motionlex.motion_vae.networks.trajectory import SegmentShape
 from motionlex.motion_vae.registry import build_model, get_preset, override
 from motionlex.motion_vae.trainer import NonFiniteLossError, Trainer, resolve_device
 from motionlex.motion_vae.training import TrainFlags, train
+from motionlex.motion_vae.trajectories.domain import TrajectoryDomain
 from motionlex.scripts import evaluate_motion_vae, train_motion_vae
 
 TINY = ("width=8", "heads=2", "layers=1", "mlp_ratio=1", "vocabulary=8", "batch=4", "samples=2", "ess_target=0.7")
@@ -107,14 +107,14 @@ def test_commands_print_one_json_object(motions, tmp_path, capsys):
 def test_a_loaded_run_encodes_and_decodes(motions, tmp_path):
     train(flags(motions, tmp_path / "run", steps=1))
     trained = load_run(tmp_path / "run")
-    assert trained.statistics.hz == 50.0 and trained.config.shape.features == trained.statistics.size
+    assert trained.statistics.hz == 50.0 and trained.config.domain["features"] == trained.statistics.size
     segments = torch.zeros(2, 32, trained.statistics.size)
     indices = trained.encode_features(segments, torch.Generator().manual_seed(0))
     assert indices.shape == (2, 64)
     features = trained.decode_features(indices)
     assert features.shape == (2, 32, 127)
     np.testing.assert_allclose(
-        trained.statistics.standardise(features), trained.model.decode(indices).mean.numpy(), atol=1e-5
+        trained.statistics.standardise(features), trained.model.generative(indices).mean.numpy(), atol=1e-5
     )
 
 
@@ -200,7 +200,7 @@ class Poisoned:
 
 def test_a_non_finite_loss_stops_before_it_spoils_the_weights():
     config = override(get_preset("daps", "small"), TINY).method
-    model = build_model("daps", config, SegmentShape(features=5), seed=0)
+    model = build_model("daps", config, TrajectoryDomain(features=5), seed=0)
     trainer = Trainer(
         model, Poisoned(), OptimisationConfig(batch=2), schedule_steps=10, seed=0, device=torch.device("cpu")
     )

@@ -1,44 +1,30 @@
-"""DAPS: discrete autoencoding via policy search, with an autoregressive encoder.
+"""DAPS: discrete autoencoding via policy search, with an autoregressive or a factorised encoder.
 
-Per segment, K code sequences are sampled without gradient, weighted by the closed-form optimum of a trust-region
+Per example, K code sequences are sampled without gradient, weighted by the closed-form optimum of a trust-region
 problem, and the encoder is trained on them by weighted maximum likelihood; the decoder maximises its likelihood on the
 same samples. The two gradients never meet.
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.distributions import Independent
 
-from motionlex.motion_vae.contract import (
-    Codes,
-    DiscreteAutoencoder,
-    LossTerms,
-    Method,
-    OptimisationConfig,
-    ParameterGroup,
-    Preset,
-    fixed_variance_normal,
-)
+from motionlex.motion_vae.autoencoders import PosteriorAutoencoder
+from motionlex.motion_vae.contract import LossTerms, Method, OptimisationConfig, ParameterGroup, Preset
+from motionlex.motion_vae.distributed import synchronised_mean
+from motionlex.motion_vae.domain import Domain, NetworkConfig
 from motionlex.motion_vae.estimators import (
     effective_sample_size,
     exponential_schedule,
     nearest_code,
     policy_search_weights,
 )
-from motionlex.motion_vae.losses import categorical_kl_to_uniform, gaussian_log_likelihood
 from motionlex.motion_vae.metrics import code_perplexity
-from motionlex.motion_vae.networks.autoregressive import AutoregressiveDecoder
-from motionlex.motion_vae.networks.trajectory import (
-    SegmentShape,
-    TrajectoryConfig,
-    TrajectoryDecoder,
-    TrajectoryEncoder,
-)
-from motionlex.motion_vae.networks.transformer import TransformerConfig
+from motionlex.motion_vae.options import check_choice, check_vocabulary
+from motionlex.motion_vae.posterior import FACTORISATIONS, Factorisation
 from motionlex.motion_vae.warm_start import MovingCodebook, WarmStartConfig, quantised
 
 LOG_ETA_RANGE = (math.log(1e-6), math.log(1e6))
@@ -49,18 +35,20 @@ LOG_ETA_RANGE = (math.log(1e-6), math.log(1e6))
 class DAPSConfig:
     """Discrete autoencoding via policy search."""
 
-    networks: TrajectoryConfig = field(default_factory=TrajectoryConfig)
-    """Vocabulary and transformers."""
+    factorisation: Factorisation = "autoregressive"
+    """autoregressive (DAPS) or factorised (DAPS-NA)."""
+    vocabulary: int = 1024
+    """Number of codes."""
+    networks: NetworkConfig = field(default_factory=NetworkConfig)
+    """Sizes of the networks."""
     samples: int = 16
-    """K: code sequences per segment."""
+    """K: code sequences per example."""
     ess_target: float = 0.33
     """rho: wanted effective sample size as a share of K, in (1/K, 1)."""
     beta_start: float = 2.0
     """Weight of the KL at the first step."""
     beta_end: float = 0.01
     """Weight of the KL at the end of the schedule, and in the reported beta-ELBO."""
-    variance: float = 0.25
-    """Fixed variance of the Gaussian likelihood, standardised units squared."""
     eta_start: float = 100.0
     """Trust-region temperature at the first step."""
     eta_learning_rate: float = 1e-3
@@ -73,95 +61,47 @@ class DAPSConfig:
     """Weight log q by w_k - 1/K: the same expectation, since E[grad log q] = 0, with less variance."""
 
     def __post_init__(self) -> None:
+        check_vocabulary(self.vocabulary)
+        check_choice("factorisation", self.factorisation, FACTORISATIONS)
+        if self.factorisation == "factorised" and self.aligned_memory:
+            raise ValueError("aligned_memory needs factorisation=autoregressive: a factorised q has no input tokens")
         if self.samples < 2:
             raise ValueError(f"samples must be at least 2, got {self.samples}")
         if not 1.0 / self.samples < self.ess_target < 1.0:
             raise ValueError(
                 f"ess_target must be between 1/samples = {1 / self.samples:.3g} and 1, got {self.ess_target}"
             )
-        for name in ("beta_start", "beta_end", "variance", "eta_start", "eta_learning_rate"):
+        for name in ("beta_start", "beta_end", "eta_start", "eta_learning_rate"):
             if not getattr(self, name) > 0.0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
 
 
-class Recognition(nn.Module):
-    """q(z|x): a trajectory encoder and an autoregressive decoder that attends to it."""
+class DAPS(PosteriorAutoencoder):
+    """Discrete autoencoding via policy search."""
 
-    def __init__(self, config: TrajectoryConfig, shape: SegmentShape, *, aligned: bool) -> None:
-        super().__init__()
-        self.encoder = TrajectoryEncoder(shape, config.transformer)
-        self.decoder = AutoregressiveDecoder(
-            config.transformer, vocabulary=config.vocabulary, tokens=shape.tokens, aligned=aligned
+    def __init__(self, config: DAPSConfig, domain: Domain) -> None:
+        super().__init__(
+            domain, config.networks, config.vocabulary, config.factorisation, aligned=config.aligned_memory
         )
-
-
-class Generative(nn.Module):
-    """p(x|z): a codebook and a trajectory decoder."""
-
-    def __init__(self, config: TrajectoryConfig, shape: SegmentShape) -> None:
-        super().__init__()
-        self.embedding = nn.Embedding(config.vocabulary, config.transformer.width)
-        self.decoder = TrajectoryDecoder(shape, config.transformer)
-
-    def forward(self, indices: Int[Tensor, "batch token"]) -> Float[Tensor, "batch frame feature"]:
-        """Decode codes to the mean of the standardised segment."""
-        return self.decoder(self.embedding(indices))
-
-
-class DAPS(DiscreteAutoencoder):
-    """Discrete autoencoding via policy search (autoregressive)."""
-
-    def __init__(self, config: DAPSConfig, shape: SegmentShape) -> None:
-        super().__init__()
-        self.config, self.shape = config, shape
-        self.vocabulary, self.tokens = config.networks.vocabulary, shape.tokens
-        self.recognition = Recognition(config.networks, shape, aligned=config.aligned_memory)
-        self.generative = Generative(config.networks, shape)
+        self.config = config
         self.log_eta = nn.Parameter(torch.tensor(math.log(config.eta_start)))
         self._assigned: tuple[Tensor, Tensor, torch.Generator] | None = None
         self.moving_codebook = (
-            MovingCodebook(config.warm_start, self.vocabulary, config.networks.transformer.width)
+            MovingCodebook(config.warm_start, config.vocabulary, config.networks.width)
             if config.warm_start.quantise > 0.0
             else None
         )
-
-    def encode(self, x: Float[Tensor, "batch frame feature"], generator: torch.Generator) -> Codes:
-        """Draw one code sequence per segment from q(z|x)."""
-        indices, log_prob = self.recognition.decoder.sample(self.recognition.encoder(x), 1, generator)
-        return Codes(indices=indices[:, 0], log_prob=log_prob[:, 0], embeddings=self.embed(indices[:, 0]))
-
-    def decode(self, indices: Int[Tensor, "batch token"]) -> Independent:
-        """p(x|z), a Gaussian of fixed variance."""
-        return fixed_variance_normal(self.generative(indices), self.config.variance)
-
-    def embed(self, indices: Int[Tensor, "batch token"]) -> Float[Tensor, "batch token feature"]:
-        """Look codes up in the embedding of the generative network."""
-        return self.generative.embedding(indices)
-
-    @property
-    def codebook(self) -> Float[Tensor, "code feature"]:
-        """Embedding of the generative network."""
-        return self.generative.embedding.weight
 
     @property
     def final_beta(self) -> float | None:
         """Weight of the KL at the end of the schedule."""
         return self.config.beta_end
 
-    def kl_to_prior(
-        self, x: Float[Tensor, "batch frame feature"], indices: Int[Tensor, "batch token"]
-    ) -> Float[Tensor, " batch"]:
-        """KL [nat] to the uniform prior from the conditionals along one path."""
-        logits = self.recognition.decoder.logits(indices.unsqueeze(1), self.recognition.encoder(x))
-        return categorical_kl_to_uniform(logits).squeeze(1)
-
-    def loss(
-        self, x: Float[Tensor, "batch frame feature"], generator: torch.Generator, *, progress: float
-    ) -> LossTerms:
+    def loss(self, x: Float[Tensor, "batch item feature"], generator: torch.Generator, *, progress: float) -> LossTerms:
         """Evaluate the three objectives of algorithm 1; their gradients are disjoint by construction.
 
         Args:
-            x: Standardised segments.
+            x: Data.
             generator: Source of the samples.
             progress: step / schedule_steps; sets beta.
 
@@ -171,7 +111,7 @@ class DAPS(DiscreteAutoencoder):
         """
         phase, progress = self.config.warm_start.phase(progress)
         if phase == "continuous":
-            error = (self.generative.decoder(self.recognition.encoder(x)) - x).square().mean()
+            error = (self.decode_embeddings(self.recognition.memory(x)).mean - x).square().mean()
             return LossTerms(
                 total=error, terms={"reconstruction": error.detach()}, metrics={"mean_squared_error": error.detach()}
             )
@@ -180,23 +120,20 @@ class DAPS(DiscreteAutoencoder):
         if phase == "imitate":
             return self._imitate(x)
         beta = exponential_schedule(self.config.beta_start, self.config.beta_end, progress)
-        memory = self.recognition.encoder(x)
-        indices, _ = self.recognition.decoder.sample(memory.detach(), self.config.samples, generator)
-        log_p = gaussian_log_likelihood(
-            x.unsqueeze(1),
-            self.generative(indices.flatten(0, 1)).unflatten(0, indices.shape[:2]),
-            variance=self.config.variance,
-        )
-        log_q = self.recognition.decoder.log_prob(indices, memory)
+        memory = self.recognition.memory(x)
+        indices, _ = self.recognition.sample(memory.detach(), self.config.samples, generator)
+        reconstruction = self.generative(indices)
+        log_p = reconstruction.log_prob(x.unsqueeze(1))
+        log_q = self.recognition.log_prob(indices, memory)
         eta = self.log_eta.exp()
         weights = policy_search_weights(log_p.detach(), log_q.detach(), eta=eta, beta=beta)
-        ess = effective_sample_size(weights).mean()
+        ess = synchronised_mean(effective_sample_size(weights).mean())
         centre = 1.0 / self.config.samples if self.config.centred_weights else 0.0
         encoder = -((weights.detach() - centre) * log_q).sum(dim=1).mean()
         decoder = -log_p.mean()
         temperature = (ess - self.config.ess_target * self.config.samples).square()
         with torch.no_grad():
-            error = -2.0 * self.config.variance * (log_p + self._constant()) / (x.shape[1] * x.shape[2])
+            error = (reconstruction.mean - x.unsqueeze(1)).square()
             metrics = {
                 "effective_sample_size": ess.detach(),
                 "eta": eta.detach(),
@@ -209,15 +146,15 @@ class DAPS(DiscreteAutoencoder):
         terms = {"encoder": encoder.detach(), "decoder": decoder.detach(), "temperature": temperature.detach()}
         return LossTerms(total=encoder + decoder + temperature, terms=terms, metrics=metrics)
 
-    def _quantise(self, x: Float[Tensor, "batch frame feature"], generator: torch.Generator) -> LossTerms:
+    def _quantise(self, x: Float[Tensor, "batch item feature"], generator: torch.Generator) -> LossTerms:
         """Train encoder and generator as a VQ-VAE while q's decoder already follows, see ``warm_start``."""
         assert self.moving_codebook is not None
-        continuous = self.recognition.encoder(x)
+        continuous = self.recognition.memory(x)
         codes, commitment, indices = quantised(
             continuous, self.generative.embedding.weight.data, self.moving_codebook, generator
         )
         self._assigned = (continuous.detach().flatten(0, 1), indices.flatten(), generator)
-        error = (self.generative.decoder(codes) - x).square().mean()
+        error = (self.decode_embeddings(codes).mean - x).square().mean()
         imitation = self._imitation(indices, continuous.detach())
         terms = {"reconstruction": error, "commitment": commitment, "imitation": imitation}
         metrics = {
@@ -227,10 +164,10 @@ class DAPS(DiscreteAutoencoder):
         total = error + commitment + imitation
         return LossTerms(total=total, terms={name: term.detach() for name, term in terms.items()}, metrics=metrics)
 
-    def _imitate(self, x: Float[Tensor, "batch frame feature"]) -> LossTerms:
+    def _imitate(self, x: Float[Tensor, "batch item feature"]) -> LossTerms:
         """Fit the autoregressive decoder of q to the nearest codes of a resting encoder, see ``warm_start``."""
         with torch.no_grad():
-            memory = self.recognition.encoder(x)
+            memory = self.recognition.memory(x)
             indices = nearest_code(memory, self.codebook)
         loss = self._imitation(indices, memory)
         return LossTerms(
@@ -241,7 +178,7 @@ class DAPS(DiscreteAutoencoder):
         self, indices: Int[Tensor, "batch token"], memory: Float[Tensor, "batch token width"]
     ) -> Float[Tensor, ""]:
         """Negative log-likelihood [nat/token] of given codes under q's autoregressive decoder."""
-        return -self.recognition.decoder.log_prob(indices.unsqueeze(1), memory).mean() / self.tokens
+        return -self.recognition.log_prob(indices.unsqueeze(1), memory).mean() / self.tokens
 
     def parameter_groups(self) -> tuple[ParameterGroup, ...]:
         """Both networks at the common settings; log eta under its own, without decay and clipping."""
@@ -263,14 +200,16 @@ class DAPS(DiscreteAutoencoder):
             self.moving_codebook.update(self.generative.embedding.weight.data, *self._assigned)
         self._assigned = None
 
-    def _constant(self) -> float:
-        """Half the log-normaliser of the likelihood [nat]."""
-        return 0.5 * self.shape.frames * self.shape.features * math.log(2.0 * math.pi * self.config.variance)
-
 
 def paper() -> Preset[DAPSConfig]:
     """LAFAN column of the paper: 64 tokens of 1024 codes, 100 Hz."""
     return Preset(method=DAPSConfig(), optimisation=OptimisationConfig())
+
+
+def paper_na() -> Preset[DAPSConfig]:
+    """LAFAN column of the paper, factorised: six encoder blocks, beta from 1."""
+    method = DAPSConfig(factorisation="factorised", networks=NetworkConfig(layers=6), beta_start=1.0)
+    return Preset(method=method, optimisation=OptimisationConfig())
 
 
 def small() -> Preset[DAPSConfig]:
@@ -279,9 +218,9 @@ def small() -> Preset[DAPSConfig]:
     Departures from the paper, each for a run of minutes: narrower networks, 256 codes, 4 samples, a warm start,
     the encoder's tokens added to the decoder's input, centred weights, a faster temperature, an annealed learning rate.
     """
-    transformer = TransformerConfig(width=64, heads=4, layers=2, mlp_ratio=4)
     method = DAPSConfig(
-        networks=TrajectoryConfig(vocabulary=256, transformer=transformer),
+        vocabulary=256,
+        networks=NetworkConfig(width=64),
         samples=4,
         ess_target=0.5,
         beta_start=0.1,
@@ -295,6 +234,14 @@ def small() -> Preset[DAPSConfig]:
     return Preset(method=method, optimisation=optimisation)
 
 
+def small_na() -> Preset[DAPSConfig]:
+    """The same size, warm start and schedule with a factorised posterior and four encoder blocks."""
+    preset = small()
+    networks = replace(preset.method.networks, layers=4)
+    method = replace(preset.method, factorisation="factorised", networks=networks, aligned_memory=False)
+    return Preset(method=method, optimisation=preset.optimisation)
+
+
 METHODS = (
     Method(
         name="daps",
@@ -302,5 +249,12 @@ METHODS = (
         config_class=DAPSConfig,
         build=DAPS,
         presets={"paper": paper, "small": small},
+    ),
+    Method(
+        name="daps_na",
+        summary="policy search on a factorised encoder",
+        config_class=DAPSConfig,
+        build=DAPS,
+        presets={"paper": paper_na, "small": small_na},
     ),
 )

@@ -9,13 +9,13 @@ from motionlex.motion_vae.networks.transformer import DecoderBlock, TransformerC
 
 
 def inverse_cdf_sample(
-    logits: Float[Tensor, "rows code"], uniform: Float[Tensor, " rows"]
-) -> tuple[Int[Tensor, " rows"], Float[Tensor, " rows"]]:
-    """Draw one code per row by inverting the cumulative distribution.
+    logits: Float[Tensor, "rows code"], uniform: Float[Tensor, "rows ..."]
+) -> tuple[Int[Tensor, "rows ..."], Float[Tensor, "rows ..."]]:
+    """Draw codes by inverting the cumulative distribution of each row.
 
     Args:
         logits: Unnormalised log-probabilities.
-        uniform: Numbers in [0, 1), one per row.
+        uniform: Numbers in [0, 1): one per row, or several per row for as many draws.
 
     Returns:
         The codes and their log-probabilities [nat].
@@ -25,10 +25,11 @@ def inverse_cdf_sample(
     mass = torch.exp(logits - largest)
     cumulative = mass.cumsum(dim=-1)
     total = cumulative[:, -1:]
+    draws = uniform.reshape(len(logits), -1)
     # right=True skips codes without mass; the clamp guards uniform * total rounding up to total.
-    codes = torch.searchsorted(cumulative, uniform.unsqueeze(-1) * total, right=True).clamp_(max=logits.shape[-1] - 1)
+    codes = torch.searchsorted(cumulative, draws * total, right=True).clamp_(max=logits.shape[-1] - 1)
     log_q = logits.gather(-1, codes) - largest - mass.sum(dim=-1, keepdim=True).log()
-    return codes.squeeze(-1), log_q.squeeze(-1)
+    return codes.view(uniform.shape), log_q.view(uniform.shape)
 
 
 class AutoregressiveDecoder(nn.Module):

@@ -1,0 +1,89 @@
+"""Parts that most methods share: a codebook with a generative network, and a sampled posterior over its codes."""
+
+import math
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from motionlex.motion_vae.contract import Codes, DiscreteAutoencoder, ParameterGroup
+from motionlex.motion_vae.domain import Domain, NetworkConfig
+from motionlex.motion_vae.losses import categorical_kl_to_uniform
+from motionlex.motion_vae.posterior import Factorisation, build_posterior
+
+
+class Generative(nn.Module):
+    """p(x|z): a codebook and the domain's decoder."""
+
+    def __init__(self, domain: Domain, networks: NetworkConfig, vocabulary: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(vocabulary, networks.width)
+        self.decoder = domain.decoder(networks)
+
+    def forward(self, indices: Int[Tensor, "*batch token"]) -> Distribution:
+        """Decode codes to a distribution over data."""
+        return self.decoder(self.embedding(indices))
+
+
+class CodebookAutoencoder(DiscreteAutoencoder):
+    """A method whose generative network sees one embedding per code."""
+
+    def __init__(self, domain: Domain, networks: NetworkConfig, vocabulary: int) -> None:
+        super().__init__()
+        self.domain, self.vocabulary, self.tokens = domain, vocabulary, domain.tokens
+        self.generative = Generative(domain, networks, vocabulary)
+
+    def decode_embeddings(self, embeddings: Float[Tensor, "*batch token width"]) -> Distribution:
+        """p(x|z) from embeddings of codes."""
+        return self.generative.decoder(embeddings)
+
+    def embed(self, indices: Int[Tensor, "*batch token"]) -> Float[Tensor, "*batch token width"]:
+        """Look codes up in the codebook."""
+        return self.generative.embedding(indices)
+
+    @property
+    def codebook(self) -> Float[Tensor, "code width"]:
+        """One vector per code."""
+        return self.generative.embedding.weight
+
+    def parameter_groups(self) -> tuple[ParameterGroup, ...]:
+        """One group of everything that has gradients."""
+        return (ParameterGroup(name="networks", parameters=[p for p in self.parameters() if p.requires_grad]),)
+
+    def deterministic_kl(self, x: Float[Tensor, "batch item feature"]) -> Float[Tensor, " batch"]:
+        """Token * ln V [nat]: the KL of a deterministic code from the uniform prior."""
+        return torch.full((x.shape[0],), self.tokens * math.log(self.vocabulary), device=x.device)
+
+
+class PosteriorAutoencoder(CodebookAutoencoder):
+    """A method with a categorical posterior q(z|x), autoregressive or factorised."""
+
+    def __init__(
+        self,
+        domain: Domain,
+        networks: NetworkConfig,
+        vocabulary: int,
+        factorisation: Factorisation,
+        *,
+        aligned: bool = False,
+    ) -> None:
+        super().__init__(domain, networks, vocabulary)
+        self.recognition = build_posterior(factorisation, domain, networks, vocabulary, aligned=aligned)
+
+    def encode(self, x: Float[Tensor, "batch item feature"], generator: torch.Generator) -> Codes:
+        """Draw one code sequence per example from q(z|x)."""
+        indices, log_prob = self.recognition.sample(self.recognition.memory(x), 1, generator)
+        log_prior = torch.full_like(log_prob[:, 0], -self.tokens * math.log(self.vocabulary))
+        return Codes(
+            indices=indices[:, 0],
+            log_prob=log_prob[:, 0],
+            embeddings=self.embed(indices[:, 0]),
+            log_prior=log_prior,
+        )
+
+    def kl_to_prior(self, x: Float[Tensor, "batch item feature"], codes: Codes) -> Float[Tensor, " batch"]:
+        """KL [nat] to the uniform prior from the conditionals along one path; exact for a factorised posterior."""
+        assert codes.indices is not None
+        logits = self.recognition.logits(codes.indices.unsqueeze(1), self.recognition.memory(x))
+        return categorical_kl_to_uniform(logits).squeeze(1)

@@ -1,0 +1,1 @@
+"""Segments of motion as a domain of the autoencoders."""
