@@ -79,7 +79,7 @@ def straight_through(
 def nearest_code(
     vectors: Float[Tensor, "batch token feature"], codebook: Float[Tensor, "code feature"]
 ) -> Int[Tensor, "batch token"]:
-    """Find the code with the smallest Euclidean distance to each vector.
+    """Find the code with the smallest Euclidean distance to each vector, in at least float32 also under autocast.
 
     Args:
         vectors: Output of the encoder.
@@ -88,37 +88,9 @@ def nearest_code(
     Returns:
         Indices (batch, token), int64.
     """
-    scores = vectors @ codebook.T - 0.5 * codebook.square().sum(dim=-1)
+    with torch.autocast(vectors.device.type, enabled=False):
+        scores = vectors.to(codebook.dtype) @ codebook.T - 0.5 * codebook.square().sum(dim=-1)
     return scores.argmax(dim=-1)
-
-
-def moving_code_sums(
-    count: Float[Tensor, " code"],
-    total: Float[Tensor, "code feature"],
-    vectors: Float[Tensor, "vector feature"],
-    indices: Int[Tensor, " vector"],
-    *,
-    decay: float,
-) -> tuple[Float[Tensor, " code"], Float[Tensor, "code feature"]]:
-    r"""Advance the moving averages whose ratio is a codebook.
-
-    .. math:: N_k \leftarrow \gamma N_k + (1 - \gamma) n_k, \quad
-              m_k \leftarrow \gamma m_k + (1 - \gamma) \sum_{i: k_i = k} v_i
-
-    Args:
-        count: N, average number of vectors of each code.
-        total: m, average sum of the vectors of each code.
-        vectors: v, encoder outputs of a batch.
-        indices: Code of each vector.
-        decay: gamma in (0, 1), share of the old average that is kept.
-
-    Returns:
-        New N and m; the codes are m / N.
-    Source: van den Oord et al. 2017, appendix A.1.
-    """
-    counts = torch.bincount(indices, minlength=len(count)).to(vectors.dtype)
-    sums = torch.zeros_like(total).index_add_(0, indices, vectors)
-    return decay * count + (1.0 - decay) * counts, decay * total + (1.0 - decay) * sums
 
 
 def exponential_schedule(start: float, end: float, fraction: float) -> float:
@@ -142,7 +114,8 @@ def gumbel_noise(logits: Float[Tensor, "*shape"], generator: torch.Generator) ->
     """Draw standard Gumbel noise, -ln(-ln u), of the shape, precision and device of ``logits``."""
     uniform = torch.rand(logits.shape, generator=generator, device=logits.device, dtype=logits.dtype)
     smallest = torch.finfo(logits.dtype).tiny
-    return -torch.log(-torch.log(uniform.clamp_min(smallest)).clamp_min(smallest))
+    exponential = -torch.log(uniform.clamp_min(smallest))
+    return -torch.log(exponential.clamp_min(smallest))
 
 
 def gumbel_softmax(
@@ -170,5 +143,92 @@ def gumbel_softmax(
     soft = torch.softmax((logits + noise) / temperature, dim=-1)
     if not hard:
         return soft
-    one_hot = torch.zeros_like(soft).scatter_(-1, soft.argmax(dim=-1, keepdim=True), 1.0)
-    return soft + (one_hot - soft).detach()
+    return _one_hot_with_gradient(soft, soft.argmax(dim=-1))
+
+
+def conditional_gumbels(
+    logits: Float[Tensor, "*shape code"], index: Int[Tensor, "*shape"], generator: torch.Generator, *, samples: int
+) -> Float[Tensor, "sample *shape code"]:
+    r"""Draw perturbed logits l + g whose largest entry is known.
+
+    With standard Gumbels :math:`g`, the largest of all perturbed logits is independent of which entry it is, and the
+    others are Gumbels cut off above it:
+
+    .. math:: M = \ln \sum_i e^{\ell_i} + g_{index}, \quad
+              M_j = -\ln\bigl(e^{-M} + e^{-(\ell_j + g_j)}\bigr) \le M
+
+    Args:
+        logits: Unnormalised log-probabilities l, finite.
+        index: Where the largest entry is to be.
+        generator: Source of the noise.
+        samples: Independent draws.
+
+    Returns:
+        Perturbed logits, a differentiable function of ``logits`` for fixed noise. Averaged over indices drawn from
+        softmax(l) they have the law of l + g.
+
+    Raises:
+        ValueError: If there are no samples.
+    Source: Paulus et al. 2020, equation 8; Maddison et al. 2014, truncated Gumbels.
+    """
+    if samples < 1:
+        raise ValueError(f"samples must be at least 1, got {samples}")
+    noise = gumbel_noise(logits.detach().expand(samples, *logits.shape), generator)
+    place = index.unsqueeze(-1).expand(samples, *index.shape, 1)
+    largest = torch.logsumexp(logits, dim=-1, keepdim=True) + noise.gather(-1, place)
+    others = -torch.logaddexp(-largest, -(logits + noise))
+    return others.scatter(-1, place, largest)
+
+
+def gumbel_rao(
+    logits: Float[Tensor, "*shape code"],
+    index: Int[Tensor, "*shape"],
+    generator: torch.Generator,
+    *,
+    temperature: float,
+    samples: int,
+    as_published: bool = False,
+) -> Float[Tensor, "*shape code"]:
+    r"""Average the straight-through gradient over the Gumbel noise that would have given the same draw.
+
+    .. math:: \frac{\partial z}{\partial \ell} := \frac{1}{K} \sum_k
+              \frac{\partial\, \mathrm{softmax}((\ell + g_k) / \tau)}{\partial \ell}, \quad g_k \sim p(g \mid z)
+
+    The mean over draws is that of straight-through Gumbel-softmax (whose gradient depends on the noise only through
+    this Jacobian and z), its variance is smaller. For that, g_k is a constant in the derivative although its
+    conditional law depends on l.
+
+    Args:
+        logits: Unnormalised log-probabilities l.
+        index: The draw z from softmax(l).
+        generator: Source of the conditional noise.
+        temperature: tau > 0.
+        samples: K, conditional draws per code.
+        as_published: Differentiate through g_k(l) as well, as the paper's text says and public code does. Then the
+            mean is another one.
+
+    Returns:
+        The one-hot of ``index``, exactly, with the averaged gradient.
+
+    Raises:
+        ValueError: If the temperature is not positive or there are no samples.
+    Source: Paulus et al. 2020, equations 9 and 10.
+    Departure: the derivative leaves g_k alone unless ``as_published``.
+    """
+    if not temperature > 0.0:
+        raise ValueError(f"temperature must be positive, got {temperature}")
+    if as_published:
+        perturbed = conditional_gumbels(logits, index, generator, samples=samples)
+    else:
+        with torch.no_grad():
+            noise = conditional_gumbels(logits, index, generator, samples=samples).sub_(logits)
+        perturbed = logits + noise
+    return _one_hot_with_gradient(torch.softmax(perturbed / temperature, dim=-1).mean(dim=0), index)
+
+
+def _one_hot_with_gradient(
+    soft: Float[Tensor, "*shape code"], index: Int[Tensor, "*shape"]
+) -> Float[Tensor, "*shape code"]:
+    """Ones at ``index`` with the gradient of ``soft``; added in this order the values stay exactly 0 and 1."""
+    one_hot = torch.zeros_like(soft).scatter_(-1, index.unsqueeze(-1), 1.0)
+    return one_hot + (soft - soft.detach())

@@ -61,7 +61,7 @@ class AutoregressiveDecoder(nn.Module):
             Unnormalised log-probabilities.
         """
         begin = torch.full_like(indices[..., :1], self.vocabulary)
-        x = self.embedding(torch.cat([begin, indices[..., :-1]], dim=-1)) + self._context(memory)
+        x = self.embedding(torch.cat([begin, indices[..., :-1]], dim=-1)) + self.context(memory)
         for block in self.blocks:
             x = block(x, memory)
         return self.output(self.norm(x))
@@ -94,7 +94,7 @@ class AutoregressiveDecoder(nn.Module):
         indices = torch.empty(self.tokens, rows, dtype=torch.long, device=memory.device)
         log_q = torch.zeros(rows, dtype=torch.promote_types(memory.dtype, torch.float32), device=memory.device)
         code = torch.full((rows,), self.vocabulary, dtype=torch.long, device=memory.device)
-        context = self._context(memory).expand(batch, samples, -1, -1).flatten(0, 1)
+        context = self.context(memory).expand(batch, samples, -1, -1).flatten(0, 1)
         for position in range(self.tokens):
             logits = self.step_logits(code, context[:, position], cache, shared, position)
             code, log_q_step = inverse_cdf_sample(logits, uniform[position])
@@ -116,6 +116,6 @@ class AutoregressiveDecoder(nn.Module):
             x = block.step(x, (cache[layer, 0], cache[layer, 1]), shared[layer], position)
         return self.output(self.norm(x))
 
-    def _context(self, memory: Float[Tensor, "batch length width"]) -> Float[Tensor, "#batch 1 token width"]:
+    def context(self, memory: Float[Tensor, "batch length width"]) -> Float[Tensor, "#batch 1 token width"]:
         """What is added to the embedded past: positions, and the memory itself where its tokens are ours."""
         return (self.positions + memory if self.aligned else self.positions.unsqueeze(0)).unsqueeze(1)

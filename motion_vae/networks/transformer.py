@@ -85,9 +85,34 @@ class SelfAttention(nn.Module):
         query, key, value = self.query_key_value(x).unflatten(-1, (3, self.heads, -1)).unbind(1)
         keys[:, :, position] = key
         values[:, :, position] = value
-        past_keys, past_values = keys[:, :, : position + 1], values[:, :, : position + 1]
-        scores = torch.matmul(query.unsqueeze(2) * query.shape[-1] ** -0.5, past_keys.transpose(-1, -2))
-        attended = torch.matmul(torch.softmax(scores, dim=-1), past_values)
+        return self._attend_from_last(query, keys[:, :, : position + 1], values[:, :, : position + 1])
+
+    def extend(
+        self, x: Float[Tensor, "batch width"], past: tuple[Tensor, Tensor] | None
+    ) -> tuple[Float[Tensor, "batch width"], tuple[Tensor, Tensor]]:
+        """Like :meth:`step`, with gradients: the cache grows by copies, since autograd forbids writing into it.
+
+        Args:
+            x: One new token of every sequence.
+            past: Keys and values (batch, head, length, part) of the tokens before; None at the first.
+
+        Returns:
+            The attended token, and keys and values with one more entry.
+        """
+        query, key, value = self.query_key_value(x).unflatten(-1, (3, self.heads, -1)).unbind(1)
+        keys, values = key.unsqueeze(2), value.unsqueeze(2)
+        if past is not None:
+            keys, values = torch.cat([past[0], keys], dim=2), torch.cat([past[1], values], dim=2)
+        return self._attend_from_last(query, keys, values), (keys, values)
+
+    def _attend_from_last(
+        self,
+        query: Float[Tensor, "batch head part"],
+        keys: Float[Tensor, "batch head length part"],
+        values: Float[Tensor, "batch head length part"],
+    ) -> Float[Tensor, "batch width"]:
+        scores = torch.matmul(query.unsqueeze(2) * query.shape[-1] ** -0.5, keys.transpose(-1, -2))
+        attended = torch.matmul(torch.softmax(scores, dim=-1), values)
         return self.output(attended.squeeze(2).flatten(1))
 
 
@@ -191,8 +216,21 @@ class DecoderBlock(nn.Module):
         position: int,
     ) -> Float[Tensor, "rows width"]:
         """Advance every sequence by one token; ``rows`` = batch * sample, the memory has ``batch`` rows."""
-        batch = memory[0].shape[0]
-        x = x + self.self_attention.step(self.self_norm(x), *cache, position)
-        query = self.cross_norm(x).view(batch, -1, x.shape[-1])
+        return self._attend_to_memory(x + self.self_attention.step(self.self_norm(x), *cache, position), memory)
+
+    def extend(
+        self,
+        x: Float[Tensor, "rows width"],
+        past: tuple[Tensor, Tensor] | None,
+        memory: tuple[Tensor, Tensor],
+    ) -> tuple[Float[Tensor, "rows width"], tuple[Tensor, Tensor]]:
+        """Like :meth:`step`, with gradients and a cache that grows, see :meth:`SelfAttention.extend`."""
+        attended, past = self.self_attention.extend(self.self_norm(x), past)
+        return self._attend_to_memory(x + attended, memory), past
+
+    def _attend_to_memory(
+        self, x: Float[Tensor, "rows width"], memory: tuple[Tensor, Tensor]
+    ) -> Float[Tensor, "rows width"]:
+        query = self.cross_norm(x).view(memory[0].shape[0], -1, x.shape[-1])
         x = x + self.cross_attention(query, *memory).reshape_as(x)
         return x + self.mlp(self.mlp_norm(x))
