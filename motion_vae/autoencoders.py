@@ -1,6 +1,7 @@
 """Parts that most methods share: a codebook with a generative network, and a sampled posterior over its codes."""
 
 import math
+from abc import abstractmethod
 
 import torch
 from jaxtyping import Float, Int
@@ -87,3 +88,25 @@ class PosteriorAutoencoder(CodebookAutoencoder):
         assert codes.indices is not None
         logits = self.recognition.logits(codes.indices.unsqueeze(1), self.recognition.memory(x))
         return categorical_kl_to_uniform(logits).squeeze(1)
+
+
+class QuantisedAutoencoder(CodebookAutoencoder):
+    """A method without ELBO that gives every x one code sequence at evaluation, whatever noise it is trained with."""
+
+    @abstractmethod
+    def code_indices(self, x: Float[Tensor, "batch item feature"]) -> Int[Tensor, "batch token"]:
+        """Choose the code of every token."""
+
+    def encode(self, x: Float[Tensor, "batch item feature"], generator: torch.Generator) -> Codes:
+        """Choose codes; ``generator`` is not used."""
+        indices = self.code_indices(x)
+        return Codes(indices=indices, embeddings=self.embed(indices))
+
+    @property
+    def final_beta(self) -> float | None:
+        """None: what is evaluated has no ELBO."""
+        return None
+
+    def kl_to_prior(self, x: Float[Tensor, "batch item feature"], codes: Codes) -> Float[Tensor, " batch"]:
+        """Token * ln V [nat], that of the one sequence that is kept."""
+        return self.deterministic_kl(x)

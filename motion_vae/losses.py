@@ -1,11 +1,16 @@
 """Likelihoods, divergences and codebook losses: pure functions."""
 
 import math
+from typing import Literal
 
 import torch
 import torch.nn.functional as functional
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.distributions import Distribution
+
+Reconstruction = Literal["squared_error", "likelihood"]
+RECONSTRUCTIONS: tuple[Reconstruction, ...] = ("squared_error", "likelihood")
 
 
 def categorical_kl_to_uniform(logits: Float[Tensor, "*shape token code"]) -> Float[Tensor, "*shape"]:
@@ -72,3 +77,37 @@ def codebook_loss(
     Source: van den Oord et al. 2017, second term of equation 3 (mean instead of sum).
     """
     return (continuous.detach() - quantised).square().mean()
+
+
+def reconstruction_loss(
+    distribution: Distribution, x: Float[Tensor, "batch item feature"], form: Reconstruction
+) -> Float[Tensor, ""]:
+    """Reconstruction term of methods whose objective is no ELBO, per element of the data.
+
+    Args:
+        distribution: p(x|z).
+        x: Data.
+        form: ``squared_error`` of the mean; ``likelihood``: negative log-likelihood [nat] per element, the one that
+            also trains a learned variance and fits binary data. They agree, up to a constant, at variance 1/2.
+
+    Returns:
+        Mean over all elements.
+    """
+    if form == "squared_error":
+        return (distribution.mean - x).square().mean()
+    return -distribution.log_prob(x).mean() / (x.shape[1] * x.shape[2])
+
+
+def probabilities_kl_to_uniform(probabilities: Float[Tensor, "*shape code"]) -> Float[Tensor, "*shape"]:
+    r"""Divergence of distributions from the uniform one: :math:`\sum_c p_c \ln(p_c V)`.
+
+    Args:
+        probabilities: Rows that sum to one; zeros are allowed.
+
+    Returns:
+        KL [nat], between 0 and ln V.
+    """
+    # The clamp keeps the gradient of p ln p, which is minus infinity at 0, finite.
+    smallest = torch.finfo(probabilities.dtype).tiny
+    log = probabilities.clamp_min(smallest).log() + math.log(probabilities.shape[-1])
+    return (probabilities * log).sum(dim=-1)

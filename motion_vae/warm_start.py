@@ -17,9 +17,10 @@ from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
-from motionlex.motion_vae.estimators import moving_code_sums, nearest_code, straight_through
+from motionlex.motion_vae import codebooks
+from motionlex.motion_vae.estimators import nearest_code, straight_through
 from motionlex.motion_vae.losses import commitment_loss
 
 Phase = Literal["continuous", "quantise", "imitate", "search"]
@@ -72,53 +73,19 @@ class WarmStartConfig:
         return "search", (progress - self.share) / (1.0 - self.share)
 
 
-class MovingCodebook(nn.Module):
-    """Moves a codebook to the running mean of the vectors assigned to each code and revives dead codes.
+class MovingCodebook(codebooks.MovingCodebook):
+    """Running means of the codes while quantising, with replacement of rare ones.
 
     Args:
         config: Decay and replacement.
         vocabulary: Number of codes.
         width: Features of a code.
-    Source: van den Oord et al. 2017, appendix A.1; replacement as in Dhariwal et al. 2020 (Jukebox), 3.1.
     """
 
     def __init__(self, config: WarmStartConfig, vocabulary: int, width: int) -> None:
-        super().__init__()
+        replacement = codebooks.Replacement(every=config.replace_every)
+        super().__init__(vocabulary, width, decay=config.decay, replacement=replacement)
         self.config = config
-        self.register_buffer("count", torch.zeros(vocabulary))
-        self.register_buffer("total", torch.zeros(vocabulary, width))
-        self.register_buffer("steps", torch.zeros((), dtype=torch.long))
-
-    @torch.no_grad()
-    def start(
-        self, codebook: Float[Tensor, "code width"], vectors: Float[Tensor, "vector width"], generator: torch.Generator
-    ) -> None:
-        """Fill the codebook with vectors of the first batch."""
-        if self.steps == 0:
-            codebook.copy_(vectors[self._draw(len(codebook), len(vectors), generator)])
-            self.count.fill_(1.0)
-            self.total.copy_(codebook)
-
-    @torch.no_grad()
-    def update(
-        self,
-        codebook: Float[Tensor, "code width"],
-        vectors: Float[Tensor, "vector width"],
-        indices: Int[Tensor, " vector"],
-        generator: torch.Generator,
-    ) -> None:
-        """Move the codes towards their vectors; now and then replace unused codes by vectors of the batch."""
-        even_share = len(vectors) / len(codebook)
-        self.count, self.total = moving_code_sums(self.count, self.total, vectors, indices, decay=self.config.decay)
-        self.steps += 1
-        dead = self.count < 0.02 * even_share
-        if self.steps % self.config.replace_every == 0 and bool(dead.any()):
-            self.count[dead] = 0.1 * even_share
-            self.total[dead] = 0.1 * even_share * vectors[self._draw(int(dead.sum()), len(vectors), generator)]
-        codebook.copy_(self.total / self.count.clamp_min(1e-5).unsqueeze(-1))
-
-    def _draw(self, count: int, size: int, generator: torch.Generator) -> Int[Tensor, " draw"]:
-        return torch.randint(size, (count,), generator=generator, device=self.count.device)
 
 
 def quantised(

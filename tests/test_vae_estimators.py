@@ -184,18 +184,3 @@ def test_beta_schedule_multiplies_by_a_constant():
     assert values[0] == 2.0 and values[-1] == pytest.approx(0.01, rel=1e-12)
     assert [b / a for a, b in itertools.pairwise(values)] == pytest.approx([(0.01 / 2.0) ** 0.25] * 4, rel=1e-12)
     assert exponential_schedule(2.0, 0.01, 1.7) == pytest.approx(0.01), "after the horizon it stays"
-
-
-def test_constant_assignments_move_a_code_to_the_mean_of_its_vectors():
-    """After n equal batches N and m are 1 - decay^n of the batch's own counts and sums; an unused code stays empty."""
-    from motionlex.motion_vae.estimators import moving_code_sums
-
-    vectors = torch.tensor([[1.0, 0.0], [3.0, 2.0], [5.0, -1.0]], dtype=torch.float64)
-    indices = torch.tensor([0, 0, 2])
-    count, total = torch.zeros(3, dtype=torch.float64), torch.zeros(3, 2, dtype=torch.float64)
-    for _ in range(5):
-        count, total = moving_code_sums(count, total, vectors, indices, decay=0.8)
-    share = 1.0 - 0.8**5
-    torch.testing.assert_close(count, share * torch.tensor([2.0, 0.0, 1.0], dtype=torch.float64))
-    torch.testing.assert_close(total[0] / count[0], torch.tensor([2.0, 1.0], dtype=torch.float64))
-    torch.testing.assert_close(total[1], torch.zeros(2, dtype=torch.float64))

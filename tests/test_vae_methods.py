@@ -27,7 +27,9 @@ TINY = ("width=8", "heads=2", "layers=1", "generator_layers=1", "mlp_ratio=2", "
 
 
 def tiny_model(method, *settings, seed=0):
-    return build_model(method, override(get_preset(method, "small"), (*TINY, *settings)).method, SHAPE, seed=seed)
+    preset = get_preset(method, "small")
+    sizes = (*TINY[:-1], "levels=3,3") if "levels" in to_plain(preset.method) else TINY
+    return build_model(method, override(preset, (*sizes, *settings)).method, SHAPE, seed=seed)
 
 
 def segments(batch=3):
