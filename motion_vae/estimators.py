@@ -9,7 +9,7 @@ def policy_search_weights(
     returns: Float[Tensor, "batch sample"],
     log_q: Float[Tensor, "batch sample"],
     *,
-    eta: float | Float[Tensor, ""],
+    eta: float | Float[Tensor, ""] | Float[Tensor, "batch 1"],
     beta: float | Float[Tensor, ""],
 ) -> Float[Tensor, "batch sample"]:
     r"""Weight samples of the encoder by the non-parametric optimum of the trust-region problem.
@@ -23,7 +23,7 @@ def policy_search_weights(
     Args:
         returns: R_k = log p(x|z_k) [nat], one row per x.
         log_q: log q(z_k|x) [nat], same shape.
-        eta: Trust-region temperature, >= 0; the weights are differentiable in it.
+        eta: Trust-region temperature, >= 0, common or one per x; the weights are differentiable in it.
         beta: Entropy temperature, >= 0; eta + beta must be positive.
 
     Returns:
@@ -38,11 +38,17 @@ def policy_search_weights(
             raise ValueError(f"{name} must be >= 0, got {value}")
     if isinstance(eta, (int, float)) and isinstance(beta, (int, float)) and eta + beta == 0.0:
         raise ValueError("eta + beta must be positive, got 0")
+    return torch.softmax(tempered_advantage(returns, log_q, beta=beta) / (eta + beta), dim=-1)
+
+
+def tempered_advantage(
+    returns: Float[Tensor, "batch sample"], log_q: Float[Tensor, "batch sample"], *, beta: float | Float[Tensor, ""]
+) -> Float[Tensor, "batch sample"]:
+    """R - beta log q [nat] up to a constant per row, in at least float32: what policy search divides by eta + beta."""
     precision = torch.promote_types(torch.promote_types(returns.dtype, log_q.dtype), torch.float32)
     returns, log_q = returns.to(precision), log_q.to(precision)
     advantage = returns - returns.detach().amax(dim=-1, keepdim=True)
-    exponent = advantage - beta * (log_q - log_q.detach().amax(dim=-1, keepdim=True))
-    return torch.softmax(exponent / (eta + beta), dim=-1)
+    return advantage - beta * (log_q - log_q.detach().amax(dim=-1, keepdim=True))
 
 
 def effective_sample_size(weights: Float[Tensor, "batch sample"]) -> Float[Tensor, " batch"]:

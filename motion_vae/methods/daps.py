@@ -7,6 +7,7 @@ same samples. The two gradients never meet.
 
 import math
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -23,12 +24,13 @@ from motionlex.motion_vae.estimators import (
     policy_search_weights,
 )
 from motionlex.motion_vae.metrics import code_perplexity
-from motionlex.motion_vae.options import check_choice, check_vocabulary
+from motionlex.motion_vae.options import check_alignment, check_choice, check_vocabulary
+from motionlex.motion_vae.policy_search import LOG_ETA_RANGE, eta_for_ess
 from motionlex.motion_vae.posterior import FACTORISATIONS, Factorisation
 from motionlex.motion_vae.warm_start import MovingCodebook, WarmStartConfig, quantised
 
-LOG_ETA_RANGE = (math.log(1e-6), math.log(1e6))
-"""Bounds of log eta: with more samples than the target wants even at eta = 0 it would drift to minus infinity."""
+TemperatureControl = Literal["learned", "bisection"]
+TEMPERATURE_CONTROLS: tuple[TemperatureControl, ...] = ("learned", "bisection")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +51,11 @@ class DAPSConfig:
     """Weight of the KL at the first step."""
     beta_end: float = 0.01
     """Weight of the KL at the end of the schedule, and in the reported beta-ELBO."""
+    temperature_control: TemperatureControl = "learned"
+    """learned: one eta follows the mean ESS by gradient descent (the paper); bisection: every x has its own eta, which
+    meets the target exactly."""
     eta_start: float = 100.0
-    """Trust-region temperature at the first step."""
+    """Trust-region temperature at the first step, where it is learned."""
     eta_learning_rate: float = 1e-3
     """AdamW learning rate of log eta."""
     aligned_memory: bool = False
@@ -63,8 +68,8 @@ class DAPSConfig:
     def __post_init__(self) -> None:
         check_vocabulary(self.vocabulary)
         check_choice("factorisation", self.factorisation, FACTORISATIONS)
-        if self.factorisation == "factorised" and self.aligned_memory:
-            raise ValueError("aligned_memory needs factorisation=autoregressive: a factorised q has no input tokens")
+        check_choice("temperature_control", self.temperature_control, TEMPERATURE_CONTROLS)
+        check_alignment(self.factorisation, self.aligned_memory)
         if self.samples < 2:
             raise ValueError(f"samples must be at least 2, got {self.samples}")
         if not 1.0 / self.samples < self.ess_target < 1.0:
@@ -84,7 +89,8 @@ class DAPS(PosteriorAutoencoder):
             domain, config.networks, config.vocabulary, config.factorisation, aligned=config.aligned_memory
         )
         self.config = config
-        self.log_eta = nn.Parameter(torch.tensor(math.log(config.eta_start)))
+        learned = config.temperature_control == "learned"
+        self.log_eta = nn.Parameter(torch.tensor(math.log(config.eta_start))) if learned else None
         self._assigned: tuple[Tensor, Tensor, torch.Generator] | None = None
         self.moving_codebook = (
             MovingCodebook(config.warm_start, config.vocabulary, config.networks.width)
@@ -106,8 +112,9 @@ class DAPS(PosteriorAutoencoder):
             progress: step / schedule_steps; sets beta.
 
         Returns:
-            Encoder loss (6), decoder loss (7) and temperature loss, with diagnostics.
+            Encoder loss (6), decoder loss (7) and temperature loss (where eta is learned), with diagnostics.
         Source: DAPS, algorithm 1.
+        Departure: a warm start, centred weights and an eta per x are options.
         """
         phase, progress = self.config.warm_start.phase(progress)
         if phase == "continuous":
@@ -119,32 +126,43 @@ class DAPS(PosteriorAutoencoder):
             return self._quantise(x, generator)
         if phase == "imitate":
             return self._imitate(x)
-        beta = exponential_schedule(self.config.beta_start, self.config.beta_end, progress)
+        return self._search(x, generator, exponential_schedule(self.config.beta_start, self.config.beta_end, progress))
+
+    def _search(self, x: Float[Tensor, "batch item feature"], generator: torch.Generator, beta: float) -> LossTerms:
+        """Policy search proper, at a fixed beta."""
         memory = self.recognition.memory(x)
         indices, _ = self.recognition.sample(memory.detach(), self.config.samples, generator)
         reconstruction = self.generative(indices)
         log_p = reconstruction.log_prob(x.unsqueeze(1))
         log_q = self.recognition.log_prob(indices, memory)
-        eta = self.log_eta.exp()
+        eta = self._eta(log_p.detach(), log_q.detach(), beta)
         weights = policy_search_weights(log_p.detach(), log_q.detach(), eta=eta, beta=beta)
         ess = synchronised_mean(effective_sample_size(weights).mean())
         centre = 1.0 / self.config.samples if self.config.centred_weights else 0.0
-        encoder = -((weights.detach() - centre) * log_q).sum(dim=1).mean()
-        decoder = -log_p.mean()
-        temperature = (ess - self.config.ess_target * self.config.samples).square()
+        terms = {"encoder": -((weights.detach() - centre) * log_q).sum(dim=1).mean(), "decoder": -log_p.mean()}
+        if self.log_eta is not None:
+            terms["temperature"] = (ess - self.config.ess_target * self.config.samples).square()
         with torch.no_grad():
-            error = (reconstruction.mean - x.unsqueeze(1)).square()
             metrics = {
                 "effective_sample_size": ess.detach(),
-                "eta": eta.detach(),
+                "eta": eta.log().mean().exp(),
                 "beta": torch.tensor(beta),
                 "log_q_nats": log_q.mean(),
                 "log_p_nats": log_p.mean(),
                 "log_p_spread_nats": log_p.std(dim=1).mean(),
-                "mean_squared_error": error.mean(),
+                "mean_squared_error": (reconstruction.mean - x.unsqueeze(1)).square().mean(),
             }
-        terms = {"encoder": encoder.detach(), "decoder": decoder.detach(), "temperature": temperature.detach()}
-        return LossTerms(total=encoder + decoder + temperature, terms=terms, metrics=metrics)
+        total = torch.stack(list(terms.values())).sum()
+        return LossTerms(total=total, terms={name: term.detach() for name, term in terms.items()}, metrics=metrics)
+
+    def _eta(
+        self, log_p: Float[Tensor, "batch sample"], log_q: Float[Tensor, "batch sample"], beta: float
+    ) -> Float[Tensor, ""] | Float[Tensor, "batch 1"]:
+        """Trust-region temperature: one with a gradient, or one per x without."""
+        if self.log_eta is not None:
+            return self.log_eta.exp()
+        target = self.config.ess_target * self.config.samples
+        return eta_for_ess(log_p, log_q, beta=beta, target=target).unsqueeze(1)
 
     def _quantise(self, x: Float[Tensor, "batch item feature"], generator: torch.Generator) -> LossTerms:
         """Train encoder and generator as a VQ-VAE while q's decoder already follows, see ``warm_start``."""
@@ -181,8 +199,12 @@ class DAPS(PosteriorAutoencoder):
         return -self.recognition.log_prob(indices.unsqueeze(1), memory).mean() / self.tokens
 
     def parameter_groups(self) -> tuple[ParameterGroup, ...]:
-        """Both networks at the common settings; log eta under its own, without decay and clipping."""
-        networks = [*self.recognition.parameters(), *self.generative.parameters()]
+        """Both networks at the common settings; log eta, where learned, under its own, without decay and clipping."""
+        networks = ParameterGroup(
+            name="networks", parameters=[*self.recognition.parameters(), *self.generative.parameters()]
+        )
+        if self.log_eta is None:
+            return (networks,)
         temperature = ParameterGroup(
             name="temperature",
             parameters=(self.log_eta,),
@@ -190,12 +212,13 @@ class DAPS(PosteriorAutoencoder):
             weight_decay=0.0,
             adaptive_clipping=False,
         )
-        return ParameterGroup(name="networks", parameters=networks), temperature
+        return networks, temperature
 
     def after_update(self) -> None:
         """Clamp log eta; while quantising, let the codebook follow its vectors (not before the loss was accepted)."""
-        with torch.no_grad():
-            self.log_eta.clamp_(*LOG_ETA_RANGE)
+        if self.log_eta is not None:
+            with torch.no_grad():
+                self.log_eta.clamp_(*LOG_ETA_RANGE)
         if self._assigned is not None and self.moving_codebook is not None:
             self.moving_codebook.update(self.generative.embedding.weight.data, *self._assigned)
         self._assigned = None
