@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -77,6 +78,12 @@ class MotionClip:
     def duration_s(self) -> float:
         """Time between the first and the last frame [s]."""
         return (self.frames - 1) / self.hz
+
+    @property
+    def category(self) -> str:
+        """What the name begins with, up to its numbers: ``walk1_subject5`` and ``walk_2`` are of ``walk``."""
+        found = re.match(r"[A-Za-z]+(_[A-Za-z]+)*", self.name)
+        return found.group() if found else "other"
 
     def label_at(self, frame: int) -> str | None:
         """Return the label at a frame, or None where nothing is said."""

@@ -113,8 +113,14 @@ class SegmentSource:
         Returns:
             Standardised features, float32.
         """
-        drawn = torch.randint(len(self._rows), (batch,), generator=generator)
-        return self._standardised(self._rows[drawn.numpy()])
+        return self.sample_with_clips(batch, generator)[0]
+
+    def sample_with_clips(
+        self, batch: int, generator: torch.Generator
+    ) -> tuple[Float[Tensor, "batch frame kept"], Int[np.ndarray, " batch"]]:
+        """Draw the segments of :meth:`sample`, and tell which clip each is from (an index into ``clips``)."""
+        drawn = torch.randint(len(self._rows), (batch,), generator=generator).numpy()
+        return self._standardised(self._rows[drawn]), self.starts[drawn, 0]
 
     def all_segments(self, stride: int) -> Float[Tensor, "segment frame kept"]:
         """Return every segment whose start is a multiple of ``stride`` frames in its clip, standardised."""

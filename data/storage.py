@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
 import re
 import sys
@@ -111,6 +112,17 @@ def write_bytes(path: Path, content: bytes) -> None:
 def write_json(path: Path, value: Mapping[str, object]) -> None:
     """Write a JSON object atomically, indented, with a final newline."""
     write_bytes(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
+
+
+def finite(value: object) -> object:
+    """Replace numbers that JSON cannot carry (NaN, infinities) by null, at any depth."""
+    if isinstance(value, Mapping):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
 
 
 def write_npz(path: Path, arrays: Mapping[str, np.ndarray], *, compress: bool = False) -> None:

@@ -1,24 +1,32 @@
-"""Metrics of a run on held-out clips."""
+"""Metrics of a run on held-out clips, kept in the run as evaluation.json, with figures where they are asked for."""
 
-from dataclasses import dataclass, field
+import os
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from motionlex.data.datasets import load_dataset
 from motionlex.data.errors import UserError, check_number, check_seed
-from motionlex.data.features import FeatureStatistics, features_to_state
 from motionlex.data.kinematics import ForwardKinematics
 from motionlex.data.robots import get_robot
 from motionlex.data.segments import SegmentSource
+from motionlex.data.storage import finite, write_json
 from motionlex.motion_vae import metrics
-from motionlex.motion_vae.checkpoint import TrainedAutoencoder, load_run
-from motionlex.motion_vae.contract import BatchSource
+from motionlex.motion_vae.bounds import iwae_bounds
+from motionlex.motion_vae.checkpoint import RunConfig, TrainedAutoencoder, load_config, load_run
+from motionlex.motion_vae.measurement import Measured, by_category, describe_size, measure, summarise
 from motionlex.motion_vae.registry import PlainValue, domain_from_plain
 from motionlex.motion_vae.trainer import resolve_device
+from motionlex.motion_vae.trajectories.domain import TrajectoryDomain
+from motionlex.motion_vae.trajectories.poses import pose_errors, segment_poses
+from motionlex.motion_vae.trajectories.strips import Renderer, one_of_each, reconstruction_strip
+
+EVALUATION_FILE = "evaluation.json"
+"""Where the result is kept in the run folder; ``motionlex compare`` reads it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +45,16 @@ class EvaluateFlags:
     """Segments per batch; PSNR pools the squared error over a batch before the logarithm."""
     keypoint_segments: int = 400
     """Segments whose joint and key-point errors are measured by forward kinematics."""
+    iwae_samples: int = 0
+    """K of the importance-weighted bound; 0 leaves it out, since it costs K encodings per segment."""
+    iwae_segments: int = 200
+    """Segments of the importance-weighted bound."""
+    figures: bool = False
+    """Draw training curves, code usage and strips of the robot into the folder figures."""
+    figure_segments: int = 4
+    """Segments of the strips of the robot, one per category of clips first."""
+    out: Path | None = None
+    """Folder of evaluation.json and of the figures; None takes the run folder."""
     seed: int = 0
     """Seed of the segments and of the one code sample per segment."""
     device: str = "cpu"
@@ -45,56 +63,50 @@ class EvaluateFlags:
     """Print one JSON object as the last line of stdout."""
 
 
-@dataclass
-class _Sums:
-    """What is collected over batches."""
-
-    psnr: list[float] = field(default_factory=list)
-    psnr_per_segment: list[float] = field(default_factory=list)
-    psnr_of_mean: list[float] = field(default_factory=list)
-    log_likelihood: list[float] = field(default_factory=list)
-    kl: list[float] = field(default_factory=list)
-    poses: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
-
-
-def evaluate_run(run: Path, flags: EvaluateFlags) -> dict[str, PlainValue]:
-    """Load a run and the clips, and measure.
+def evaluate_run(
+    run: Path, flags: EvaluateFlags, renderer: Callable[[], Renderer] | None = None
+) -> dict[str, PlainValue]:
+    """Load a run and the clips, measure, and write evaluation.json (and figures).
 
     Args:
         run: Run folder.
         flags: What to measure on.
+        renderer: Makes what turns a pose of the robot into a picture; None leaves the strips out of the figures.
 
     Raises:
-        UserError: On a missing run, data or device.
+        UserError: On a missing run, data or device, a run on images, or a folder that cannot be written.
     """
-    for name in ("batches", "batch", "keypoint_segments"):
-        check_number(f"--{name.replace('_', '-')}", getattr(flags, name), above=0)
-    check_seed(flags.seed)
-    if flags.split not in ("validation", "train"):
-        raise UserError(f"--split must be validation or train, got {flags.split!r}")
+    _check_flags(flags)
     device = resolve_device(flags.device)
+    config = load_config(run)
+    domain = domain_from_plain(config.domain)
+    if domain.kind != TrajectoryDomain.kind:
+        raise UserError(f"{run} encodes data of the kind {domain.kind!r}, not motion: see motionlex benchmark-images")
+    out = run if flags.out is None else flags.out
+    _check_writable(out)
     trained = load_run(run, device)
-    config = trained.config
-    hz = config.optimisation.hz
-    root = flags.data_root or (None if config.data_root is None else Path(config.data_root))
-    data = load_dataset(flags.data or config.data, root, hz=hz)
-    clips = data.validation if flags.split == "validation" else data.train
-    if not clips:
-        raise UserError(f"data set {data.name!r} has no {flags.split} clips")
     kinematics = ForwardKinematics(get_robot("h1"))
-    frames = domain_from_plain(config.domain).grid[0]
-    source = SegmentSource(clips, trained.statistics, kinematics=kinematics, frames=frames)
-    result = evaluate(
-        trained, source, kinematics, batches=flags.batches, batch=flags.batch,
-        keypoint_segments=flags.keypoint_segments, seed=flags.seed, device=device,
+    source = _load_source(trained, flags, kinematics, domain.grid[0])
+    measured = measure(
+        trained, source, batches=flags.batches, batch=flags.batch,
+        keypoint_segments=max(flags.keypoint_segments, flags.figure_segments), seed=flags.seed, device=device,
     )  # fmt: skip
-    return {"run": str(run), "split": flags.split, "clips": len(clips), "hz": hz, **result}
+    result = {
+        **_describe(run, flags, trained),
+        "clips": len(source.clips),
+        **_report(measured, trained, source, kinematics, flags.keypoint_segments),
+        **_bound(trained, source, flags, device),
+    }
+    if flags.figures:
+        drawn = _draw(out / "figures", run, measured, trained, source, flags.figure_segments, renderer)
+        result["figures"] = [str(path) for path in drawn]
+    write_json(out / EVALUATION_FILE, typing.cast("Mapping[str, object]", finite(result)))
+    return result
 
 
-@torch.no_grad()
 def evaluate(
     trained: TrainedAutoencoder,
-    source: BatchSource,
+    source: SegmentSource,
     kinematics: ForwardKinematics,
     *,
     batches: int,
@@ -116,88 +128,125 @@ def evaluate(
         device: Where the model is.
 
     Returns:
-        Metrics by name, units in the names. ``beta_elbo`` uses the final beta; it is None without an ELBO.
-    Source: DAPS, evaluation protocol (SEEDS: pooled MSE of a batch, mean over batches).
+        Metrics by name, units in the names; see :func:`motionlex.motion_vae.measurement.summarise`.
     """
-    model, statistics = trained.model, trained.statistics
-    data_generator = torch.Generator().manual_seed(seed)
-    code_generator = torch.Generator(device=device).manual_seed(seed + 1)
-    counts = torch.zeros(model.vocabulary, dtype=torch.long)
-    sums = _Sums()
-    for _ in range(batches):
-        x = source.sample(batch, data_generator).to(device)
-        codes = model.encode(x, code_generator)
-        reconstruction = model.decode(codes)
-        if codes.indices is not None:
-            counts += metrics.code_counts(codes.indices.cpu(), model.vocabulary)
-        sums.kl.append(model.kl_to_prior(x, codes).mean().item())
-        sums.log_likelihood.append(reconstruction.log_prob(x).mean().item())
-        _add_reconstruction(sums, statistics, x.cpu(), reconstruction.mean.cpu())
-        if len(sums.poses) * batch < keypoint_segments:
-            sums.poses.append((x.cpu().numpy(), reconstruction.mean.cpu().numpy()))
-    joint_error, keypoint_error = pose_errors(
-        np.concatenate([truth for truth, _ in sums.poses])[:keypoint_segments],
-        np.concatenate([decoded for _, decoded in sums.poses])[:keypoint_segments],
-        statistics,
-        kinematics,
+    measured = measure(
+        trained, source, batches=batches, batch=batch, keypoint_segments=keypoint_segments, seed=seed, device=device
     )
-    log_likelihood, kl = float(np.mean(sums.log_likelihood)), float(np.mean(sums.kl))
-    beta = model.final_beta
+    return _report(measured, trained, source, kinematics, keypoint_segments)
+
+
+def _report(
+    measured: Measured,
+    trained: TrainedAutoencoder,
+    source: SegmentSource,
+    kinematics: ForwardKinematics,
+    keypoint_segments: int,
+) -> dict[str, PlainValue]:
+    truth, decoded = measured.poses(keypoint_segments)
+    errors = pose_errors(truth, decoded, trained.statistics, kinematics)
     return {
-        "psnr_db": float(np.mean(sums.psnr)),
-        "psnr_per_segment_db": float(np.mean(sums.psnr_per_segment)),
-        "psnr_of_training_mean_db": float(np.mean(sums.psnr_of_mean)),
-        "beta_elbo": None if beta is None else log_likelihood - beta * kl,
-        "beta": beta,
-        "kl_nats": kl,
-        "log_likelihood": log_likelihood,
-        "usage": metrics.usage(counts) if model.discrete else None,
-        "perplexity": metrics.perplexity(counts) if model.discrete else None,
-        "joint_error_rad": joint_error,
-        "keypoint_error_mm": keypoint_error,
-        "segments": batches * batch,
+        **summarise(measured, trained.model),
+        "joint_error_rad": float(errors.joint_rad.mean()),
+        "keypoint_error_mm": float(errors.keypoint_mm.mean()),
+        "segments": sum(len(clips) for clips in measured.clips),
+        "categories": by_category(measured, errors, [clip.category for clip in source.clips]),
+        **describe_size(trained.model),
     }
 
 
-def pose_errors(
-    truth: Float[np.ndarray, "segment frame kept"],
-    decoded: Float[np.ndarray, "segment frame kept"],
-    statistics: FeatureStatistics,
-    kinematics: ForwardKinematics,
-) -> tuple[float, float]:
-    """Compare decoded motion with the original as poses of the robot.
-
-    Both are turned into states that start at the origin of the heading frame, so that drift of the integrated root
-    counts; the key points are all sites of the robot.
-
-    Args:
-        truth: Standardised features of the original.
-        decoded: Standardised features of the reconstruction.
-        statistics: To de-standardise.
-        kinematics: Of the robot.
-
-    Returns:
-        Mean absolute joint error [rad] and mean key-point distance [mm].
-    """
-    states = []
-    for values in (decoded, truth):
-        features = statistics.destandardise(values.astype(np.float64))
-        origin = np.zeros(len(features))
-        qpos, _ = features_to_state(features, hz=statistics.hz, start_xy=np.zeros((len(features), 2)), start_yaw=origin)
-        states.append((qpos[..., 7:], kinematics(qpos.reshape(-1, qpos.shape[-1])).site_pos))
-    tensors = [[torch.from_numpy(part) for part in state] for state in states]
-    joint_error = metrics.joint_error_rad(tensors[0][0], tensors[1][0])
-    return joint_error, metrics.keypoint_error_mm(tensors[0][1], tensors[1][1])
+def _bound(
+    trained: TrainedAutoencoder, source: SegmentSource, flags: EvaluateFlags, device: torch.device
+) -> dict[str, PlainValue]:
+    """The importance-weighted bound; None if it is off or the encoder deterministic."""
+    if flags.iwae_samples == 0:
+        return {"iwae_nats": None, "iwae_95_nats": None, "iwae_samples": 0}
+    x = source.sample(flags.iwae_segments, torch.Generator().manual_seed(flags.seed + 2)).to(device)
+    generator = torch.Generator(device=device).manual_seed(flags.seed + 3)
+    bounds = iwae_bounds(trained.model, x, flags.iwae_samples, generator, batch=flags.batch)
+    return {
+        "iwae_nats": None if bounds is None else bounds.mean().item(),
+        "iwae_95_nats": None if bounds is None else metrics.normal_interval(bounds),
+        "iwae_samples": flags.iwae_samples,
+        "iwae_segments": flags.iwae_segments,
+    }
 
 
-def _add_reconstruction(sums: _Sums, statistics: FeatureStatistics, x: Tensor, mean: Tensor) -> None:
-    centre, scale, minimum, maximum = (
-        torch.from_numpy(np.asarray(value)).double()
-        for value in (statistics.mean, statistics.std, statistics.minimum, statistics.maximum)
-    )
-    truth = x.double() * scale + centre
-    error = metrics.mean_squared_error(mean.double() * scale + centre, truth, minimum, maximum)
-    baseline = metrics.mean_squared_error(centre.expand_as(truth), truth, minimum, maximum)
-    sums.psnr.append(metrics.psnr_db(error.mean()).item())
-    sums.psnr_per_segment.append(metrics.psnr_db(error).mean().item())
-    sums.psnr_of_mean.append(metrics.psnr_db(baseline.mean()).item())
+def _describe(run: Path, flags: EvaluateFlags, trained: TrainedAutoencoder) -> dict[str, PlainValue]:
+    """What was measured, so that a reader of evaluation.json can tell which numbers belong together."""
+    config: RunConfig = trained.config
+    steps, seconds = trained.meta.get("steps"), trained.meta.get("seconds")
+    known = isinstance(steps, int) and steps > 0 and isinstance(seconds, (int, float))
+    return {
+        "run": str(run),
+        "method": config.method,
+        "steps": steps,
+        "seconds_per_step": seconds / steps if known else None,
+        "data": flags.data or config.data,
+        "split": flags.split,
+        "hz": config.optimisation.hz,
+        "frames": domain_from_plain(config.domain).grid[0],
+        "batches": flags.batches,
+        "batch": flags.batch,
+        "seed": flags.seed,
+    }
+
+
+def _load_source(
+    trained: TrainedAutoencoder, flags: EvaluateFlags, kinematics: ForwardKinematics, frames: int
+) -> SegmentSource:
+    config = trained.config
+    root = flags.data_root or (None if config.data_root is None else Path(config.data_root))
+    data = load_dataset(flags.data or config.data, root, hz=config.optimisation.hz)
+    clips = data.validation if flags.split == "validation" else data.train
+    if not clips:
+        raise UserError(f"data set {data.name!r} has no {flags.split} clips")
+    return SegmentSource(clips, trained.statistics, kinematics=kinematics, frames=frames)
+
+
+def _draw(
+    folder: Path,
+    run: Path,
+    measured: Measured,
+    trained: TrainedAutoencoder,
+    source: SegmentSource,
+    segments: int,
+    renderer: Callable[[], Renderer] | None,
+) -> list[Path]:
+    """Write the figures of a run; those without material (no logs, no codes, no renderer) are left out."""
+    from motionlex.motion_vae import figures  # matplotlib is slow to import and wanted only here
+
+    drawn: list[Path] = []
+    if curves := figures.read_curves(run / "tensorboard"):
+        drawn.append(figures.save(figures.training_curves(curves), folder / "training_curves.png"))
+    if measured.counts is not None:
+        drawn.append(figures.save(figures.code_usage(measured.counts.numpy()), folder / "code_usage.png"))
+    if renderer is None:
+        return drawn
+    render, hz = renderer(), trained.statistics.hz
+    truth, decoded = measured.poses(None)
+    names = [source.clips[clip].category for clip in np.concatenate(measured.clips)[: len(truth)]]
+    for number, index in enumerate(one_of_each(names, segments)):
+        poses = [segment_poses(values[index : index + 1], trained.statistics)[0] for values in (truth, decoded)]
+        strip = reconstruction_strip(poses[0], poses[1], render, hz=hz, title=names[index])
+        drawn.append(figures.save_picture(strip, folder / f"reconstruction_{number}.png"))
+    return drawn
+
+
+def _check_flags(flags: EvaluateFlags) -> None:
+    for name in ("batches", "batch", "keypoint_segments", "iwae_segments", "figure_segments"):
+        check_number(f"--{name.replace('_', '-')}", getattr(flags, name), above=0)
+    check_number("--iwae-samples", flags.iwae_samples, at_least=0)
+    if flags.iwae_samples and flags.iwae_segments < 2:
+        raise UserError(f"--iwae-segments must be at least 2 for a confidence interval, got {flags.iwae_segments}")
+    check_seed(flags.seed)
+    if flags.split not in ("validation", "train"):
+        raise UserError(f"--split must be validation or train, got {flags.split!r}")
+
+
+def _check_writable(folder: Path) -> None:
+    """Refuse before measuring what could not be kept afterwards."""
+    above = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(path))
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        why = "is read-only" if above.is_dir() else "is no folder"
+        raise UserError(f"{EVALUATION_FILE} cannot be written: {above} {why}; give another --out")

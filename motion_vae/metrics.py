@@ -1,7 +1,11 @@
 """Measures of codes and reconstructions: pure functions."""
 
+import math
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float, Int
+from scipy import special
 from torch import Tensor
 
 
@@ -61,11 +65,74 @@ def code_perplexity(indices: Int[Tensor, "*shape"], vocabulary: int) -> Float[Te
     return torch.tensor(perplexity(code_counts(indices, vocabulary)))
 
 
-def joint_error_rad(joints: Float[Tensor, "*shape joint"], truth: Float[Tensor, "*shape joint"]) -> float:
-    """Mean absolute difference of joint angles [rad]."""
-    return (joints - truth).abs().mean().item()
+def joint_error_rad(
+    joints: Float[Tensor, "segment frame joint"], truth: Float[Tensor, "segment frame joint"]
+) -> Float[Tensor, " segment"]:
+    """Mean absolute difference of joint angles [rad] of each segment."""
+    return (joints - truth).abs().mean(dim=(1, 2))
 
 
-def keypoint_error_mm(points: Float[Tensor, "*shape site xyz"], truth: Float[Tensor, "*shape site xyz"]) -> float:
-    """Mean Euclidean distance of key points [mm] that are given in metres."""
-    return 1e3 * (points - truth).norm(dim=-1).mean().item()
+def keypoint_error_mm(
+    points: Float[Tensor, "segment frame site xyz"], truth: Float[Tensor, "segment frame site xyz"]
+) -> Float[Tensor, " segment"]:
+    """Mean Euclidean distance of key points [mm] of each segment, from positions in metres."""
+    return 1e3 * (points - truth).norm(dim=-1).mean(dim=(1, 2))
+
+
+def position_counts(indices: Int[Tensor, "batch token"], vocabulary: int) -> Int[Tensor, "token code"]:
+    """How often each code occurs at each position."""
+    tokens = indices.shape[1]
+    offsets = torch.arange(tokens, device=indices.device) * vocabulary
+    return code_counts(indices + offsets, tokens * vocabulary).view(tokens, vocabulary)
+
+
+def bits_per_segment(tokens: int, vocabulary: int) -> float:
+    """Bits that the codes of one example take [bit]: tokens * log2 vocabulary."""
+    return tokens * math.log2(vocabulary)
+
+
+def importance_weighted_bound(log_weights: Float[Tensor, "batch sample"]) -> Float[Tensor, " batch"]:
+    r"""Lower bound [nat] on log p(x) from K samples of q.
+
+    .. math:: L_K = \ln \frac{1}{K} \sum_k \frac{p(x|z_k)\, p(z_k)}{q(z_k|x)}, \quad z_k \sim q(z|x)
+
+    Its expectation is the ELBO at K = 1, never falls with K, and tends to log p(x).
+
+    Args:
+        log_weights: ln p(x|z_k) + ln p(z_k) - ln q(z_k|x) [nat].
+    Source: Burda, Grosse and Salakhutdinov 2016, equation (8).
+    """
+    return torch.logsumexp(log_weights.double(), dim=1) - math.log(log_weights.shape[1])
+
+
+def normal_interval(values: Float[Tensor, " example"], confidence: float = 0.95) -> tuple[float, float]:
+    """Confidence interval of a mean over many independent examples, by the normal approximation.
+
+    Args:
+        values: One value per example, at least two.
+        confidence: Probability that the interval covers the mean.
+
+    Returns:
+        Lower and upper end.
+    """
+    half = float(special.ndtri(0.5 + 0.5 * confidence)) * (values.double().std() / len(values) ** 0.5).item()
+    mean = values.double().mean().item()
+    return mean - half, mean + half
+
+
+def student_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float | None]:
+    """Mean over a few independent runs and the half width of its confidence interval, by Student's t.
+
+    Args:
+        values: One value per run, at least one.
+        confidence: Probability that the interval covers the mean.
+
+    Returns:
+        Mean, and half the width of the interval; None for a single run, whose spread is unknown.
+    """
+    mean = math.fsum(values) / len(values)
+    if len(values) == 1:
+        return mean, None
+    freedom = len(values) - 1
+    variance = math.fsum((value - mean) ** 2 for value in values) / freedom
+    return mean, float(special.stdtrit(freedom, 0.5 + 0.5 * confidence)) * math.sqrt(variance / len(values))

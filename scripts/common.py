@@ -8,7 +8,6 @@ import io
 import itertools
 import json
 import logging
-import math
 import os
 import re
 import sys
@@ -19,6 +18,7 @@ from typing import TypeVar
 import tyro
 
 from motionlex.data.errors import UserError
+from motionlex.data.storage import finite
 
 Config = TypeVar("Config")
 JsonValue = str | int | float | bool | None | Sequence[object] | Mapping[str, object]
@@ -54,7 +54,7 @@ def run_cli(
         Exit code: 0, or 2 for a user's mistake (bad flag, bad input, full or read-only disk).
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    for chatty in ("httpx", "OpenGL"):
+    for chatty in ("httpx", "OpenGL", "matplotlib"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     _limit_threads()
     try:
@@ -118,17 +118,6 @@ def one_line(box: str, prog: str) -> str:
     message = _BAD_VALUE.sub(r"\1: wanted \2, got \3", message)
     message = re.sub(r"Perhaps you meant: (-\S+).*", r"did you mean \1?", message)
     return f"{message.rstrip('.;')} ({prog} --help lists the flags)"
-
-
-def finite(value: object) -> object:
-    """Replace numbers that JSON cannot carry (NaN, infinities) by null, at any depth."""
-    if isinstance(value, Mapping):
-        return {key: finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [finite(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
 
 
 def print_table(result: Mapping[str, JsonValue]) -> None:

@@ -101,7 +101,8 @@ def test_commands_print_one_json_object(motions, tmp_path, capsys):
     assert result["segments"] == 6 and result["hz"] == 50.0
     assert result["beta_elbo"] == pytest.approx(result["log_likelihood"] - 0.01 * result["kl_nats"])
     names = {path.name for path in (tmp_path / "run").iterdir()}
-    assert names == {"config.json", "meta.json", "weights.safetensors", "training_state.pt", "tensorboard"}
+    trained = {"config.json", "meta.json", "weights.safetensors", "training_state.pt", "tensorboard"}
+    assert names == trained | {"evaluation.json"}
 
 
 def test_a_loaded_run_encodes_and_decodes(motions, tmp_path):
