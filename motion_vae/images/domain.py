@@ -1,4 +1,4 @@
-"""Images (batch, pixel, colour), pixels in row-major order.
+"""Images (batch, pixel, colour), pixels in row-major order, with the networks of the papers.
 
 Parameters of the paper's networks, recognition / generator (codebook included), as tested in tests/test_vae_images.py:
 
@@ -39,8 +39,9 @@ class ImageDomain(domain.Domain):
     """Colours of a pixel."""
     patch: tuple[int, int] = (4, 4)
     """Rows and columns of pixels per token; an MLP sees all pixels, and there it only sets the number of tokens."""
-    patch_padding: tuple[int, int] = (0, 0)
-    """Rows and columns of zeros appended to every patch (vit only)."""
+    padding: tuple[int, int] = (0, 0)
+    """Rows of zeros above and below, columns of zeros left and right of what a vit cuts into patches; the DAPS authors
+    (code) widen MNIST to 28 x 32 pixels for 2 x 4 patches of 14 x 8."""
     recognition: Literal["vit", "mlp", "conv"] = "vit"
     """Network from pixels to tokens."""
     generator: Literal["mlp", "resnet"] = "resnet"
@@ -74,27 +75,36 @@ class ImageDomain(domain.Domain):
         self._check_patches()
 
     def _check_patches(self) -> None:
-        if len(self.patch) != 2 or len(self.patch_padding) != 2:
-            raise ValueError(f"patch and patch_padding want (rows, columns), got {self.patch} and {self.patch_padding}")
-        for name, pixels, size in zip(("height", "width"), self.grid, self.patch):
-            if size < 1 or pixels % size:
-                fitting = ", ".join(str(n) for n in range(1, pixels + 1) if pixels % n == 0)
+        if len(self.patch) != 2 or len(self.padding) != 2:
+            raise ValueError(f"patch and padding want (rows, columns), got {self.patch} and {self.padding}")
+        if min(self.padding) < 0:
+            raise ValueError(f"padding must be >= 0, got {self.padding}")
+        if any(self.padding) and (self.recognition, self.generator) != ("vit", "mlp"):
+            raise ValueError(
+                f"padding needs recognition=vit and generator=mlp, got {self.padding} with {self.recognition} and "
+                f"{self.generator}"
+            )
+        for name, pixels, zeros, side in zip(("height", "width"), self.grid, self.padding, self.patch):
+            if side < 1 or (pixels + 2 * zeros) % side:
+                total = pixels + 2 * zeros
+                fitting = ", ".join(str(n) for n in range(1, total + 1) if total % n == 0)
                 raise ValueError(
-                    f"patch {self.patch} must divide the image: {name} {pixels} fits {fitting}, got {size}"
+                    f"patch {self.patch} must divide the padded image: {name} {total} fits {fitting}, got {side}"
                 )
-        if min(self.patch_padding) < 0 or (self.recognition != "vit" and any(self.patch_padding)):
-            raise ValueError(f"patch_padding must be >= 0, and 0 without recognition=vit, got {self.patch_padding}")
         if self.recognition == "conv" or self.generator == "resnet":
-            rows, columns = self.patch
-            if rows != columns or rows < 2 or rows & (rows - 1):
-                raise ValueError(
-                    f"patch must be square with a side of 2, 4, 8, ... for convolutional networks, got {self.patch}"
-                )
-            if self.hidden % (rows // 2):
-                raise ValueError(
-                    f"hidden must be divisible by {rows // 2}: patches of {rows} x {rows} pixels halve the channels "
-                    f"{(rows // 2).bit_length() - 1} times, got {self.hidden}"
-                )
+            self._check_factor()
+
+    def _check_factor(self) -> None:
+        rows, columns = self.patch
+        if rows != columns or rows < 2 or rows & (rows - 1):
+            raise ValueError(
+                f"patch must be square with a side of 2, 4, 8, ... for convolutional networks, got {self.patch}"
+            )
+        if self.hidden % (rows // 2):
+            raise ValueError(
+                f"hidden must be divisible by {rows // 2}: patches of {rows} x {rows} pixels halve the channels "
+                f"{(rows // 2).bit_length() - 1} times, got {self.hidden}"
+            )
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -109,7 +119,8 @@ class ImageDomain(domain.Domain):
     @property
     def token_grid(self) -> tuple[int, int]:
         """Rows and columns of patches."""
-        return (self.height // self.patch[0], self.width // self.patch[1])
+        rows, columns = (size + 2 * zeros for size, zeros in zip(self.grid, self.padding))
+        return (rows // self.patch[0], columns // self.patch[1])
 
     @property
     def tokens(self) -> int:
@@ -124,7 +135,7 @@ class ImageDomain(domain.Domain):
                 grid=self.grid,
                 channels=self.channels,
                 patch=self.patch,
-                padding=self.patch_padding,
+                padding=self.padding,
             )
         if self.recognition == "mlp":
             values = self.height * self.width * self.channels

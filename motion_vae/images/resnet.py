@@ -1,10 +1,11 @@
 """Convolutional networks between images and a grid of tokens.
 
 The decoder is that of DAPS on colour images (appendix I, after van den Oord et al. 2017): convolution 3 x 3, residual
-blocks, then transposed convolutions 4 x 4 of stride 2 which halve the channels. The paper does not print the sizes of
-the latter; its parameter counts (257,958 on CIFAR-10, 330,198 on ImageNet-256, codebook included) fix them: channels
-64 -> 32 (-> 16) -> colours, biases everywhere, a normalisation before each convolution of a residual block and after
-each transposed convolution but the last. The encoder is its mirror image; papers/002 uses such a pair.
+blocks, then transposed convolutions 4 x 4 of stride 2 which halve the channels, 64 -> 32 (-> 16) -> colours. Where the
+paper is silent (biases everywhere; normalisation after each convolution of a residual block and after each transposed
+convolution but the last) the sizes follow from its parameter counts, 257,958 on CIFAR-10 and 330,198 on ImageNet-256
+with the codebook, and the order within a block from the authors' code. The encoder is its mirror image; papers/002 uses
+such a pair.
 
 Departure: the authors normalise over the batch. In train mode that couples the returns of the K samples and of all
 images of a batch, which policy search takes for independent. The default here normalises over groups of channels of
@@ -41,17 +42,17 @@ def normalisation(norm: Norm, channels: int) -> nn.Module:
 
 
 class ResidualBlock(nn.Module):
-    """Convolutions 3 x 3 and 1 x 1 on a residual branch, each after a normalisation and a ReLU."""
+    """Convolutions 3 x 3 and 1 x 1 on a residual branch, each after a ReLU and before a normalisation."""
 
     def __init__(self, channels: int, norm: Norm) -> None:
         super().__init__()
         self.branch = nn.Sequential(
-            normalisation(norm, channels),
             nn.ReLU(),
             nn.Conv2d(channels, channels, 3, padding=1),
             normalisation(norm, channels),
             nn.ReLU(),
             nn.Conv2d(channels, channels, 1),
+            normalisation(norm, channels),
         )
 
     def forward(self, x: Float[Tensor, "batch channel row column"]) -> Float[Tensor, "batch channel row column"]:

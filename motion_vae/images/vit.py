@@ -22,16 +22,16 @@ def split_patches(
     Args:
         x: Pixels in row-major order, with their colours.
         grid: Height and width of the image [pixel].
-        patch: Height and width of a patch [pixel]; must divide the image.
-        padding: Rows of zeros below, and columns of zeros to the right of, every patch.
+        patch: Height and width of a patch [pixel]; must divide the padded image.
+        padding: Rows of zeros above and below, and columns of zeros left and right of the image.
 
     Returns:
         Patches in row-major order; the values of a patch are its pixels in row-major order, colours last.
     """
-    rows, columns = grid[0] // patch[0], grid[1] // patch[1]
-    cut = x.reshape(-1, rows, patch[0], columns, patch[1], x.shape[-1]).transpose(2, 3)
-    padded = functional.pad(cut, (0, 0, 0, padding[1], 0, padding[0]))
-    return padded.flatten(3).flatten(1, 2)
+    rows, columns = padding
+    padded = functional.pad(x.unflatten(1, grid), (0, 0, columns, columns, rows, rows))
+    cut = padded.unflatten(2, (-1, patch[1])).unflatten(1, (-1, patch[0]))
+    return cut.transpose(2, 3).flatten(3).flatten(1, 2)
 
 
 class VisionEncoder(domain.Encoder):
@@ -42,8 +42,7 @@ class VisionEncoder(domain.Encoder):
         grid: Height and width of the image [pixel].
         channels: Colours of a pixel.
         patch: Height and width of a patch [pixel].
-        padding: Zeros appended to every patch. DAPS pads the 14 x 7 patches of MNIST to 14 x 8 (code of the authors):
-            without effect on what can be learnt, but part of their parameter count.
+        padding: Zeros around the image, see :func:`split_patches`.
     """
 
     def __init__(
@@ -57,9 +56,9 @@ class VisionEncoder(domain.Encoder):
     ) -> None:
         super().__init__()
         self.grid, self.patch, self.padding = grid, patch, padding
-        values = (patch[0] + padding[0]) * (patch[1] + padding[1]) * channels
-        self.input = nn.Linear(values, config.width)
-        self.transformer = Encoder(config, math.prod(grid) // math.prod(patch))
+        tokens = math.prod((size + 2 * zeros) // side for size, zeros, side in zip(grid, padding, patch))
+        self.input = nn.Linear(math.prod(patch) * channels, config.width)
+        self.transformer = Encoder(config, tokens)
 
     def forward(self, x: Float[Tensor, "batch item feature"]) -> Float[Tensor, "batch token width"]:
         """Encode pixels."""
