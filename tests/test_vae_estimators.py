@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from scipy.optimize import brentq
 
 from motionlex.motion_vae.estimators import (
     effective_sample_size,
@@ -12,6 +13,15 @@ from motionlex.motion_vae.estimators import (
     nearest_code,
     policy_search_weights,
     straight_through,
+)
+from motionlex.motion_vae.policy_search import (
+    LOG_ETA_RANGE,
+    approximate_kl,
+    clipped_surrogate,
+    eta_for_ess,
+    leave_one_out_advantage,
+    score_function_loss,
+    standardised,
 )
 
 ETA, BETA = 0.7, 0.3
@@ -160,6 +170,114 @@ def test_bias_against_the_optimum_falls_as_one_over_samples():
     # c/K + d/K^2: the ratio tends to 2 from one side; at these K the second term is below 20 %.
     assert biases[4] / biases[8] == pytest.approx(2.0, rel=0.2)
     assert biases[8] / biases[16] == pytest.approx(2.0, rel=0.1)
+
+
+def ess_of(eta, returns, log_q, beta):
+    """Effective sample size from its definition, in Python floats."""
+    exponents = [(r - beta * q) / (eta + beta) for r, q in zip(returns, log_q)]
+    raw = [math.exp(e - max(exponents)) for e in exponents]
+    return sum(raw) ** 2 / sum(r * r for r in raw)
+
+
+@pytest.mark.parametrize("scale", [1.0, 30.0, 1e3])
+@pytest.mark.parametrize("target", [1.2, 4.0, 7.5])
+def test_bisection_hits_the_target_where_another_root_finder_does(scale, target):
+    generator = torch.Generator().manual_seed(0)
+    returns = scale * torch.randn(20, 8, generator=generator, dtype=torch.float64) - 9e3
+    log_q = torch.randn(20, 8, generator=generator, dtype=torch.float64) - 400.0
+    beta = 0.01
+    etas = eta_for_ess(returns, log_q, beta=beta, target=target)
+    for eta, r, q in zip(etas.tolist(), returns.tolist(), log_q.tolist()):
+        bracket = [ess_of(math.exp(end), r, q, beta) - target for end in LOG_ETA_RANGE]
+        if bracket[0] > 0.0:  # beta alone spreads the weights more than wanted
+            assert math.log(eta) == pytest.approx(LOG_ETA_RANGE[0], abs=1e-6)
+            continue
+        assert ess_of(eta, r, q, beta) == pytest.approx(target, abs=1e-4)
+        reference = brentq(lambda e, r=r, q=q: ess_of(math.exp(e), r, q, beta) - target, *LOG_ETA_RANGE, xtol=1e-12)
+        # 32 halvings of 28 leave 6e-9 of log eta.
+        assert math.log(eta) == pytest.approx(reference, abs=2e-8)
+
+
+def test_effective_sample_size_rises_with_eta():
+    """What bisection rests on, over 12 orders of magnitude; the returned eta therefore rises with the target."""
+    generator = torch.Generator().manual_seed(1)
+    returns, log_q = torch.randn(2, 6, generator=generator, dtype=torch.float64) * 20.0
+    sizes = [ess_of(10.0 ** (e / 4), returns.tolist(), log_q.tolist(), 0.1) for e in range(-24, 25)]
+    assert all(b >= a - 1e-12 for a, b in itertools.pairwise(sizes)) and sizes[0] < 1.01 and sizes[-1] > 5.99
+    etas = [eta_for_ess(returns[None], log_q[None], beta=0.1, target=t).item() for t in (1.5, 2.0, 3.0, 5.0, 5.9)]
+    assert all(b > a for a, b in itertools.pairwise(etas))
+
+
+def test_targets_out_of_reach_give_the_end_of_the_range():
+    equal, log_q = torch.zeros(1, 4), torch.full((1, 4), -3.0)
+    lowest, highest = (math.exp(end) for end in LOG_ETA_RANGE)
+    assert eta_for_ess(equal, log_q, beta=0.1, target=2.0).item() == pytest.approx(lowest, rel=1e-4)
+    apart = torch.tensor([[0.0, 1e9, 2e9, 3e9]])
+    assert eta_for_ess(apart, log_q, beta=0.1, target=3.9).item() == pytest.approx(highest, rel=1e-4)
+    two_best = torch.tensor([[5.0, 5.0, 0.0, -9.0]], dtype=torch.float64)  # ESS >= 2 whatever eta is
+    found = eta_for_ess(two_best, log_q.double(), beta=1e-3, target=1.5)
+    assert found.item() == pytest.approx(lowest, rel=1e-4)
+    for target in (1.0, 4.0, float("nan")):
+        with pytest.raises(ValueError, match="target must be between 1 and the number of samples = 4"):
+            eta_for_ess(equal, log_q, beta=0.1, target=target)
+
+
+def test_weights_take_one_eta_per_example():
+    _, returns, log_q = tiny_problem()
+    rows, log_rows = returns.expand(2, -1), log_q.detach().expand(2, -1)
+    both = policy_search_weights(rows, log_rows, eta=torch.tensor([[0.2], [5.0]], dtype=torch.float64), beta=BETA)
+    for row, eta in zip(both, (0.2, 5.0)):
+        torch.testing.assert_close(row, policy_search_weights(rows[:1], log_rows[:1], eta=eta, beta=BETA)[0])
+
+
+def test_leave_one_out_advantage_by_hand():
+    # 6 against the mean of 3 and 0; 3 against that of 6 and 0; 0 against that of 6 and 3.
+    found = leave_one_out_advantage(torch.tensor([[6.0, 3.0, 0.0]]))
+    torch.testing.assert_close(found, torch.tensor([[4.5, 0.0, -4.5]]))
+    huge = leave_one_out_advantage(torch.tensor([[87_001.0, 87_000.0]]))  # exact in float32, and so is the answer
+    assert huge.tolist() == [[1.0, -1.0]]
+    with pytest.raises(ValueError, match="at least 2 samples per x, got 1"):
+        leave_one_out_advantage(torch.zeros(3, 1))
+
+
+def test_score_function_loss_is_the_mean_with_fixed_advantages():
+    log_q = torch.tensor([[0.3, -0.7]], dtype=torch.float64, requires_grad=True)
+    advantage = torch.tensor([[2.0, -6.0]], dtype=torch.float64, requires_grad=True)
+    gradients = torch.autograd.grad(score_function_loss(log_q, advantage), (log_q, advantage), allow_unused=True)
+    assert gradients[0].tolist() == [[-1.0, 3.0]] and gradients[1] is None
+
+
+def test_standardised_advantages_have_unit_variance():
+    advantage = torch.tensor([[3.0, -3.0], [4.0, -4.0]])
+    found = standardised(advantage)
+    assert found.square().mean().item() == pytest.approx(1.0)
+    assert (found[1, 0] / found[0, 0]).item() == pytest.approx(4.0 / 3.0)
+    assert standardised(torch.zeros(2, 2)).tolist() == [[0.0, 0.0], [0.0, 0.0]]
+
+
+def test_clipped_surrogate_by_hand():
+    """Ratios 1/2, 1, 3/2 with good and bad samples, clip 0.2: values, and no gradient where the move went too far."""
+    log_ratio = torch.tensor([[0.5, 1.0, 1.5, 0.5, 1.0, 1.5]], dtype=torch.float64).log().requires_grad_()
+    advantage = torch.tensor([[2.0, 2.0, 2.0, -2.0, -2.0, -2.0]], dtype=torch.float64)
+    found = clipped_surrogate(log_ratio, advantage, clip=0.2)
+    # good: min(1, 1.6), 2, min(3, 2.4); bad: min(-1, -1.6), -2, min(-3, -2.4)
+    torch.testing.assert_close(found, torch.tensor([[1.0, 2.0, 2.4, -1.6, -2.0, -3.0]], dtype=torch.float64))
+    gradient = torch.autograd.grad(found.sum(), log_ratio)[0]  # d(r A)/d(log r) = r A where it counts
+    torch.testing.assert_close(gradient, torch.tensor([[1.0, 2.0, 0.0, 0.0, -2.0, -3.0]], dtype=torch.float64))
+    far = torch.tensor([[1e4, -1e4]], requires_grad=True)
+    value = clipped_surrogate(far, torch.tensor([[-1.0, -1.0]]), clip=0.2)
+    assert torch.isfinite(value).all() and torch.isfinite(torch.autograd.grad(value.sum(), far)[0]).all()
+
+
+def test_approximate_kl_is_unbiased():
+    """Its exact mean over all latents of the old policy is KL(old || new); it vanishes for equal policies."""
+    logits = torch.randn(2, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    old, new = logits.log_softmax(-1)
+    each = torch.stack([approximate_kl(value.view(1, 1)) for value in new - old])
+    assert (each >= 0.0).all()
+    reference = torch.nn.functional.kl_div(new, old, log_target=True, reduction="sum")
+    assert (old.exp() @ each).item() == pytest.approx(reference.item(), rel=1e-12)
+    assert approximate_kl(torch.zeros(2, 3)) == 0.0
 
 
 def test_straight_through_hands_the_gradient_over():
