@@ -17,6 +17,7 @@ from torch.distributions import Distribution
 from motionlex.motion_vae.domain import Domain
 from motionlex.motion_vae.likelihoods import LikelihoodConfig
 from motionlex.motion_vae.options import check_choice, check_positive
+from motionlex.motion_vae.precision import PRECISIONS, Precision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +127,10 @@ class DiscreteAutoencoder(nn.Module, ABC):
         """Weight of the KL in the reported beta-ELBO; None where the objective has no ELBO."""
 
     def after_update(self) -> None:
-        """Restore invariants after an optimiser step (clamps, moving averages); nothing by default."""
+        """Restore invariants after an optimiser step (clamps, moving averages); nothing by default.
+
+        With micro-batches :meth:`loss` runs several times before it: what is collected for moving averages adds up.
+        """
 
 
 @runtime_checkable
@@ -166,22 +170,41 @@ class OptimisationConfig:
     """Largest allowed ratio of gradient norm to weight norm, per output unit; None does not clip."""
     micro_batches: int = 1
     """Parts into which a batch is cut for gradient accumulation; must divide the batch."""
-    precision: Literal["float32", "bf16"] = "float32"
-    """Arithmetic of the networks' bodies; returns, weights and losses stay in float32."""
+    precision: Precision = "float32"
+    """Arithmetic of the networks' bodies (tf32: CUDA only); returns, weights and losses stay in float32."""
+    validation_steps: int = 0
+    """Steps between two validations on held-out data; 0 for none."""
+    plateau_factor: float | None = None
+    """What the learning rate is multiplied by when validation stops improving; None leaves it to the schedule."""
+    plateau_patience: int = 5
+    """Validations in a row without improvement that are forgiven."""
+    plateau_floor: float = 5e-5
+    """Plateaus do not push the learning rate below this."""
 
     def __post_init__(self) -> None:
-        for name in ("batch", "steps", "hz", "learning_rate", "learning_rate_end", "adaptive_clipping", "warm_up_from"):
+        positive = ("batch", "steps", "hz", "learning_rate", "learning_rate_end", "adaptive_clipping", "warm_up_from")
+        for name in (*positive, "plateau_floor"):
             if getattr(self, name) is not None:
                 check_positive(**{name: getattr(self, name)})
         check_choice("optimiser", self.optimiser, ("adamw", "adam", "adamax"))
         check_choice("decay", self.decay, ("exponential", "cosine"))
-        check_choice("precision", self.precision, ("float32", "bf16"))
+        check_choice("precision", self.precision, PRECISIONS)
         if not 0.0 <= self.warm_up < 1.0:
             raise ValueError(f"warm_up must be in [0, 1), got {self.warm_up}")
         if self.micro_batches < 1 or self.batch % self.micro_batches:
             raise ValueError(f"micro_batches must divide batch={self.batch}, got {self.micro_batches}")
         if self.weight_decay < 0.0:
             raise ValueError(f"weight_decay must be >= 0, got {self.weight_decay}")
+        if self.validation_steps < 0 or self.plateau_patience < 0:
+            raise ValueError(
+                "validation_steps and plateau_patience must be >= 0, "
+                f"got {self.validation_steps} and {self.plateau_patience}"
+            )
+        if self.plateau_factor is not None and not (0.0 < self.plateau_factor < 1.0 and self.validation_steps):
+            raise ValueError(
+                "plateau_factor must be in (0, 1) and needs validation_steps > 0, "
+                f"got {self.plateau_factor} and {self.validation_steps}"
+            )
 
 
 MethodConfig = TypeVar("MethodConfig")

@@ -1,11 +1,65 @@
-"""Data-parallel training with torch.distributed: what must be averaged over ranks, and where."""
+"""Data-parallel training with torch.distributed: what must be averaged over ranks, and where.
 
-from collections.abc import Iterable
+Every rank draws the same batch and keeps its own rows, so that data do not depend on the number of ranks.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from motionlex.data.errors import UserError
+
+Item = TypeVar("Item")
+
+
+def launched_ranks() -> int:
+    """Return how many ranks torchrun started; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def launched_rank() -> int:
+    """Return which of them this process is, before they have found each other; 0 without torchrun."""
+    return int(os.environ.get("RANK", "0")) if launched_ranks() > 1 else 0
+
+
+def local_device(name: str) -> str:
+    """Give every rank of a machine its own GPU.
+
+    Args:
+        name: What the user asked for.
+
+    Returns:
+        ``cuda:<local rank>`` for ``cuda`` under torchrun, else ``name``.
+
+    Raises:
+        UserError: If the ranks would have to share one numbered GPU.
+    """
+    if launched_ranks() == 1 or not name.startswith("cuda"):
+        return name
+    if name != "cuda":
+        raise UserError(f"--device {name} under torchrun would put all ranks on one GPU: take --device cuda")
+    return f"cuda:{os.environ['LOCAL_RANK']}"
+
+
+@contextlib.contextmanager
+def process_group(device: torch.device) -> Iterator[None]:
+    """Join the ranks that torchrun started: nccl between GPUs, gloo between CPUs; nothing without torchrun."""
+    if launched_ranks() == 1:
+        yield
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
 
 
 def world_size() -> int:
@@ -63,3 +117,27 @@ def broadcast_from_first(tensors: Iterable[Tensor]) -> None:
     if world_size() > 1:
         for tensor in tensors:
             dist.broadcast(tensor, src=0)
+
+
+def own_rows(batch: Float[Tensor, "batch ..."]) -> Float[Tensor, "part ..."]:
+    """Return this rank's contiguous share of a batch; the number of ranks must divide it."""
+    part = len(batch) // world_size()
+    return batch[rank() * part : (rank() + 1) * part]
+
+
+def gather(item: Item) -> list[Item]:
+    """Collect a (small, picklable) object of every rank, in order; every rank must call it."""
+    if world_size() == 1:
+        return [item]
+    items: list[Item] = [item] * world_size()
+    dist.all_gather_object(items, item)
+    return items
+
+
+def from_first(value: float, device: torch.device) -> float:
+    """Return rank 0's value on every rank."""
+    if world_size() == 1:
+        return value
+    shared = torch.tensor(value, dtype=torch.float64, device=device)
+    dist.broadcast(shared, src=0)
+    return shared.item()

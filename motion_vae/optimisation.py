@@ -1,7 +1,7 @@
 """Optimisers of a method's parameter groups and adaptive gradient clipping."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import nn
@@ -66,11 +66,18 @@ class GroupOptimiser:
             weight_decay=config.weight_decay if group.weight_decay is None else group.weight_decay,
         )
 
-    def update(self, progress: float) -> None:
-        """Clip, step and clear the gradients; ``progress`` = step / schedule_steps sets the learning rate."""
+    def update(self, progress: float, scale: float = 1.0) -> None:
+        """Clip, step and clear the gradients.
+
+        Args:
+            progress: step / schedule_steps, sets the learning rate.
+            scale: What plateaus have left of it, see :class:`Plateau`.
+        """
         if self.follows_schedule:
+            scheduled = learning_rate(self.config, progress)
+            floor = min(scheduled, self.config.plateau_floor)
             for parameters in self.rule.param_groups:
-                parameters["lr"] = learning_rate(self.config, progress)
+                parameters["lr"] = max(scheduled * scale, floor)
         if self.clipping is not None:
             clip_gradients_adaptively(self.parameters, self.clipping)
         self.rule.step()
@@ -80,3 +87,33 @@ class GroupOptimiser:
 def build_optimisers(model: DiscreteAutoencoder, config: OptimisationConfig) -> tuple[GroupOptimiser, ...]:
     """One update rule per parameter group of the model."""
     return tuple(GroupOptimiser(group, config) for group in model.parameter_groups())
+
+
+class Plateau:
+    """Lowers the learning rate whenever the validation score has not improved for a while.
+
+    Args:
+        factor: What the learning rate is multiplied by.
+        patience: Validations in a row without improvement that are forgiven.
+    """
+
+    def __init__(self, factor: float, patience: int) -> None:
+        self.factor, self.patience = factor, patience
+        self.best, self.waited, self.scale = -math.inf, 0, 1.0
+
+    def observe(self, score: float) -> None:
+        """Take a new score, higher is better; NaN is no improvement."""
+        if score > self.best:
+            self.best, self.waited = score, 0
+            return
+        self.waited += 1
+        if self.waited > self.patience:
+            self.scale, self.waited = self.scale * self.factor, 0
+
+    def state(self) -> dict[str, float | int]:
+        """What the next observation depends on."""
+        return {"best": self.best, "waited": self.waited, "scale": self.scale}
+
+    def load_state(self, state: Mapping[str, float | int]) -> None:
+        """Continue exactly where :meth:`state` was taken."""
+        self.best, self.waited, self.scale = float(state["best"]), int(state["waited"]), float(state["scale"])

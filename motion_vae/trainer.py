@@ -1,17 +1,27 @@
-"""One training loop for every method; its whole state can be saved and restored bit for bit."""
+"""One training loop for every method; its whole state can be saved and restored bit for bit.
+
+A batch is cut twice. Under torchrun every rank draws the whole batch and keeps its own rows; each rank then cuts its
+rows into micro-batches, whose gradients add up. Gradients are means over all of these parts, so a loss that is a mean
+over examples trains the same whatever the cut. Statistics inside a loss (the effective sample size of the temperature,
+batch-mean posteriors) are means over ranks but of one micro-batch at a time, so there the cut into micro-batches shows.
+"""
 
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import torch
+from torch import Tensor
 
 from motionlex.data.errors import UserError
+from motionlex.motion_vae import distributed
 from motionlex.motion_vae.contract import BatchSource, DiscreteAutoencoder, LossTerms, OptimisationConfig
-from motionlex.motion_vae.optimisation import build_optimisers
+from motionlex.motion_vae.optimisation import Plateau, build_optimisers
+from motionlex.motion_vae.precision import arithmetic, check_precision
 
 logger = logging.getLogger(__name__)
 TrainingState = dict[str, object]
@@ -19,6 +29,8 @@ LOG_SECONDS = 5.0
 """Time between two lines of progress [s]."""
 WINDOW_STEPS = 50
 """Steps over which logged values are averaged."""
+VALIDATION = "validation_score_nats"
+"""Name of the validation score among the logged values."""
 
 
 @runtime_checkable
@@ -30,7 +42,20 @@ class ScalarWriter(Protocol):
 
 
 class Trainer:
-    """Holds the model, its optimisers and generators; ``step`` advances all of them by one batch."""
+    """Holds the model, its optimisers and generators; ``step`` advances all of them by one batch.
+
+    Args:
+        model: What is trained; its initial weights are the same on every rank.
+        sampler: Gives batches.
+        config: How it is trained.
+        schedule_steps: Annealing horizon.
+        seed: Of the batches (the same on every rank) and of the samples (rank r adds r).
+        device: Where the model runs.
+        validate: Held-out score, higher is better, asked for every ``config.validation_steps``.
+
+    Raises:
+        UserError: If ranks and micro-batches do not divide the batch, or the device lacks the precision.
+    """
 
     def __init__(
         self,
@@ -41,32 +66,53 @@ class Trainer:
         schedule_steps: int,
         seed: int,
         device: torch.device,
+        validate: Callable[[], float] | None = None,
     ) -> None:
+        parts = distributed.world_size() * config.micro_batches
+        if config.batch % parts:
+            raise UserError(
+                f"batch={config.batch} cannot be cut into {distributed.world_size()} ranks x "
+                f"{config.micro_batches} micro_batches: take a multiple of {parts}"
+            )
+        check_precision(config.precision, device)
         self.model, self.sampler, self.config, self.device = model.to(device), sampler, config, device
-        self.schedule_steps = schedule_steps
+        self.schedule_steps, self.validate = schedule_steps, validate
         self.optimisers = build_optimisers(self.model, config)
+        self.plateau = Plateau(config.plateau_factor or 1.0, config.plateau_patience)
         self.data_generator = torch.Generator().manual_seed(seed)
-        self.model_generator = torch.Generator(device=device).manual_seed(seed + 1)
+        self.model_generator = torch.Generator(device=device).manual_seed(seed + 1 + distributed.rank())
         self.steps, self.seconds = 0, 0.0
         self.window: dict[str, list[float]] = {}
 
-    def step(self) -> LossTerms:
+    def step(self) -> dict[str, float]:
         """Train on one batch.
 
+        Returns:
+            Loss, its terms and the metrics, averaged over micro-batches and ranks; of the last objective that has them.
+
         Raises:
-            NonFiniteLossError: If the loss is NaN or infinite; the weights are still those before the step.
+            NonFiniteLossError: If the loss is NaN or infinite; the update is left out, on every rank.
         """
-        batch = self.sampler.sample(self.config.batch, self.data_generator).to(self.device)
+        batch = self.sampler.sample(self.config.batch, self.data_generator)
+        rows = distributed.own_rows(batch).to(self.device)
         progress = self.steps / self.schedule_steps
-        for terms in self.model.objectives(batch, self.model_generator, progress=progress):
-            if not math.isfinite(terms.total.item()):
-                raise NonFiniteLossError(self.steps, batch, {name: value.item() for name, value in terms.terms.items()})
-            terms.total.backward()
-            for optimiser in self.optimisers:
-                optimiser.update(progress)
-            self.model.after_update()
+        parts = [
+            self.model.objectives(part, self.model_generator, progress=progress)
+            for part in rows.chunk(self.config.micro_batches)
+        ]
+        values: dict[str, float] = {}
+        while found := [terms for part in parts if (terms := self._backward(part)) is not None]:
+            assert len(found) == len(parts), "micro-batches of one batch must have the same number of objectives"
+            logged = self._averaged(found)
+            if not math.isfinite(logged["loss"]):
+                self._clear_gradients()
+                raise NonFiniteLossError(self.steps, batch, logged)
+            self._update(progress)
+            values |= logged
         self.steps += 1
-        return terms
+        if self.validate is not None and self.config.validation_steps:
+            values |= self._validated(self.validate)
+        return values
 
     def run(
         self,
@@ -80,7 +126,8 @@ class Trainer:
 
         Args:
             steps: Total steps to reach.
-            save: Writes a checkpoint.
+            save: Writes a checkpoint. It is called on every rank, since :meth:`state` collects from all of them; an
+                interrupt finds ranks at different points, and then several ranks keep their last checkpoint.
             checkpoint_steps: Steps between checkpoints.
             writer: Receives the averages of every window.
 
@@ -97,13 +144,14 @@ class Trainer:
                 self.seconds = previous + now - started
                 if writer is not None and self.steps % WINDOW_STEPS == 0:
                     write_scalars(writer, self.averages(), self.steps)
-                if now - last_line >= LOG_SECONDS or self.steps == steps:
+                if distributed.rank() == 0 and (now - last_line >= LOG_SECONDS or self.steps == steps):
                     logger.info(self._progress(steps, (now - started) / (self.steps - first)))
                     last_line = now
                 if self.steps % checkpoint_steps == 0 and self.steps < steps:
                     save(self)
         except KeyboardInterrupt:
-            save(self)
+            if distributed.world_size() == 1:
+                save(self)
             raise
         save(self)
         return self.averages()
@@ -113,44 +161,103 @@ class Trainer:
         return {name: sum(values) / len(values) for name, values in self.window.items()}
 
     def state(self) -> TrainingState:
-        """Everything that the next step depends on."""
+        """Everything that the next step depends on; every rank must call it."""
         return {
             "model": self.model.state_dict(),
             "optimisers": {optimiser.name: optimiser.rule.state_dict() for optimiser in self.optimisers},
+            "plateau": self.plateau.state(),
             "data_generator": self.data_generator.get_state(),
-            "model_generator": self.model_generator.get_state(),
+            "model_generators": distributed.gather(self.model_generator.get_state()),
             "steps": self.steps,
             "seconds": self.seconds,
             "window": self.window,
         }
 
     def load_state(self, state: Mapping[str, object]) -> None:
-        """Continue exactly where :meth:`state` was taken."""
+        """Continue exactly where :meth:`state` was taken.
+
+        Raises:
+            UserError: If it was taken with another number of ranks.
+        """
+        ranks = len(state["model_generators"])
+        if ranks != distributed.world_size():
+            raise UserError(
+                f"the run was trained on {ranks} rank(s) and cannot be resumed on {distributed.world_size()}: "
+                f"start it with torchrun --nproc-per-node {ranks}"
+            )
         self.model.load_state_dict(state["model"])
         for optimiser in self.optimisers:
             optimiser.rule.load_state_dict(state["optimisers"][optimiser.name])
+        self.plateau.load_state(state["plateau"])
         self.data_generator.set_state(state["data_generator"])
-        self.model_generator.set_state(state["model_generator"])
+        self.model_generator.set_state(state["model_generators"][distributed.rank()])
         self.steps, self.seconds = state["steps"], state["seconds"]
         self.window = {name: list(values) for name, values in state["window"].items()}
 
-    def _record(self, terms: LossTerms) -> None:
-        named = {f"loss_{name}": value for name, value in terms.terms.items()}
-        for name, value in {"loss": terms.total.detach(), **named, **terms.metrics}.items():
-            self.window.setdefault(name, []).append(value.item())
-            del self.window[name][:-WINDOW_STEPS]
+    def _backward(self, objectives: Iterator[LossTerms]) -> LossTerms | None:
+        """Evaluate the next objective of one micro-batch and add its share of the gradients; None after the last."""
+        with arithmetic(self.config.precision, self.device):
+            terms = next(objectives, None)
+        if terms is not None:
+            (terms.total / self.config.micro_batches).backward()
+        return terms
+
+    def _averaged(self, parts: list[LossTerms]) -> dict[str, float]:
+        """Average over micro-batches and ranks: one message between ranks, one wait for the device."""
+        named = [
+            {
+                "loss": part.total.detach(),
+                **{f"loss_{name}": value for name, value in part.terms.items()},
+                **part.metrics,
+            }
+            for part in parts
+        ]
+        rows = [torch.stack([value.to(self.device, torch.float32) for value in values.values()]) for values in named]
+        mean = distributed.synchronised_sum(torch.stack(rows).mean(dim=0)) / distributed.world_size()
+        return dict(zip(named[0], mean.tolist(), strict=True))
+
+    def _update(self, progress: float) -> None:
+        distributed.average_gradients(self.model.parameters())
+        for optimiser in self.optimisers:
+            optimiser.update(progress, self.plateau.scale)
+        self.model.after_update()
+
+    def _clear_gradients(self) -> None:
+        for optimiser in self.optimisers:
+            optimiser.rule.zero_grad(set_to_none=True)
+
+    def _validated(self, validate: Callable[[], float]) -> dict[str, float]:
+        """Score the model if it is time to; rank 0 does it for all."""
+        if self.steps % self.config.validation_steps:
+            return {}
+        score = 0.0
+        if distributed.rank() == 0:
+            self.model.eval()
+            with torch.no_grad(), arithmetic(self.config.precision, self.device):
+                score = validate()
+            self.model.train()
+        score = distributed.from_first(score, self.device)
+        if self.config.plateau_factor is not None:
+            self.plateau.observe(score)
+        return {VALIDATION: score}
+
+    def _record(self, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            self.window.setdefault(name, []).append(value)
+            del self.window[name][: -1 if name == VALIDATION else -WINDOW_STEPS]
 
     def _progress(self, steps: int, seconds_per_step: float) -> str:
-        left = time.strftime("%H:%M:%S", time.gmtime(seconds_per_step * (steps - self.steps)))
+        left = timedelta(seconds=round(seconds_per_step * (steps - self.steps)))
         shown = {name: value for name, value in self.averages().items() if not name.startswith("loss_")}
         values = "  ".join(f"{name} {value:.4g}" for name, value in shown.items())
-        return f"step {self.steps}/{steps}  {seconds_per_step:.3f} s/step  left {left}  {values}"
+        speed = f"{seconds_per_step:.3f} s/step  {self.config.batch / seconds_per_step:.0f} samples/s"
+        return f"step {self.steps}/{steps}  {speed}  left {left}  {values}"
 
 
 class NonFiniteLossError(UserError):
     """The loss became NaN or infinite."""
 
-    def __init__(self, steps: int, batch: torch.Tensor, terms: Mapping[str, float]) -> None:
+    def __init__(self, steps: int, batch: Tensor, terms: Mapping[str, float]) -> None:
         self.steps, self.batch, self.terms = steps, batch, terms
         listed = ", ".join(f"{name}={value:.4g}" for name, value in terms.items())
         super().__init__(f"the loss is not finite at step {steps} ({listed}); try a lower learning rate")
@@ -161,11 +268,12 @@ class NonFiniteLossError(UserError):
 
 
 def resolve_device(name: str) -> torch.device:
-    """Check that a device exists and works.
+    """Check that a device exists and works; under torchrun ``cuda`` is every rank's own.
 
     Raises:
         UserError: If it does not.
     """
+    name = distributed.local_device(name)
     try:
         device = torch.device(name)
         torch.zeros(1, device=device).item()  # also refuses devices that only pretend, such as meta
@@ -176,6 +284,6 @@ def resolve_device(name: str) -> torch.device:
 
 
 def write_scalars(writer: ScalarWriter, values: Mapping[str, float], step: int) -> None:
-    """Log values under ``train/``."""
+    """Log values under ``train/``, the validation score under ``validation/``."""
     for name, value in values.items():
-        writer.add_scalar(f"train/{name}", value, step)
+        writer.add_scalar(name.replace("_", "/", 1) if name == VALIDATION else f"train/{name}", value, step)

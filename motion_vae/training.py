@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -15,14 +15,19 @@ from motionlex.data.kinematics import ForwardKinematics
 from motionlex.data.robots import get_robot
 from motionlex.data.segments import SegmentSource
 from motionlex.data.storage import write_json
-from motionlex.motion_vae import checkpoint
+from motionlex.motion_vae import checkpoint, distributed
 from motionlex.motion_vae.checkpoint import RunConfig
+from motionlex.motion_vae.compilation import capture_samplers, compile_networks
+from motionlex.motion_vae.contract import DiscreteAutoencoder
 from motionlex.motion_vae.registry import PlainValue, domain_from_plain, domain_to_plain, get_preset, override, to_plain
-from motionlex.motion_vae.trainer import NonFiniteLossError, Trainer, resolve_device
+from motionlex.motion_vae.trainer import NonFiniteLossError, Trainer, TrainingState, resolve_device
 from motionlex.motion_vae.trajectories.domain import TrajectoryDomain
+from motionlex.motion_vae.validation import held_out_score
 
 logger = logging.getLogger(__name__)
 ROBOT = "h1"
+VALIDATION_SEGMENTS = 512
+"""Held-out segments of a validation while training."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,9 +51,13 @@ class TrainFlags:
     seed: int = 0
     """Seed of the initial weights, the batches and the samples."""
     device: str = "cpu"
-    """Torch device, e.g. cpu or cuda."""
+    """Torch device, e.g. cpu or cuda; under torchrun cuda is one GPU per process."""
+    compile: bool = False
+    """Compile the transformers for the shapes of this run (needs a C++ compiler, on CUDA Triton)."""
+    cuda_graphs: bool = False
+    """Capture sampling in a CUDA graph (CUDA only)."""
     resume: Path | None = None
-    """Run folder to continue; only --steps, --device, --data-root and --json may be given with it."""
+    """Run folder to continue; only --steps, --device, --data-root, --compile, --cuda-graphs and --json go with it."""
     out: Path | None = None
     """New run folder; None makes runs/<data>_<method>_<preset>_<seed>."""
     set: tuple[str, ...] = ()
@@ -66,16 +75,17 @@ def train(flags: TrainFlags) -> dict[str, PlainValue]:
         flags: What the user asked for.
 
     Returns:
-        Keys run, steps, seconds, seconds_per_step and the final training metrics by name.
+        Keys run, steps, seconds, seconds_per_step, samples_per_s and the final training metrics by name.
 
     Raises:
         UserError: On any mistake of the user.
     """
     _check_numbers(flags)
     device = resolve_device(flags.device)
-    if flags.resume is not None:
-        return _resume(flags, flags.resume, device)
-    return _create(flags, device)
+    with distributed.process_group(device):
+        if flags.resume is not None:
+            return _resume(flags, flags.resume, device)
+        return _create(flags, device)
 
 
 def load_source(config_data: str, root: Path | None, *, hz: float, frames: int) -> tuple[MotionData, SegmentSource]:
@@ -104,7 +114,8 @@ def data_hash(clips: Iterable[MotionClip]) -> str:
 
 def _create(flags: TrainFlags, device: torch.device) -> dict[str, PlainValue]:
     folder = flags.out or Path("runs") / f"{flags.data}_{flags.method}_{flags.preset}_{flags.seed}"
-    checkpoint.check_new(folder)
+    if distributed.rank() == 0:  # the others may come when it exists already
+        checkpoint.check_new(folder)
     preset = override(get_preset(flags.method, flags.preset), flags.set)
     optimisation = replace(
         preset.optimisation,
@@ -124,11 +135,13 @@ def _create(flags: TrainFlags, device: torch.device) -> dict[str, PlainValue]:
         data_root=None if flags.data_root is None else str(flags.data_root),
         seed=flags.seed,
     )
-    trainer = _trainer(config, source, device)
+    trainer = _trainer(config, data, source, device, flags)
     meta = {**checkpoint.provenance(), "seed": config.seed, "data_hash": data_hash(data.train), "steps": 0}
-    with checkpoint.NewRunFolder(folder) as partial:
-        checkpoint.save_config(partial, config)
-        _save(partial, trainer, source, meta)
+    state = trainer.state()
+    if distributed.rank() == 0:
+        with checkpoint.NewRunFolder(folder) as partial:
+            checkpoint.save_config(partial, config)
+            _write(partial, trainer, source, meta, state)
     return _train(folder, trainer, source, config, meta, flags)
 
 
@@ -144,23 +157,48 @@ def _resume(flags: TrainFlags, folder: Path, device: torch.device) -> dict[str, 
         raise UserError(f"the data differ from those of {folder}: a run is resumed on the data it began with")
     if flags.steps is not None:
         config = replace(config, optimisation=replace(config.optimisation, steps=flags.steps))
-    trainer = _trainer(config, source, device)
+    trainer = _trainer(config, data, source, device, flags)
     trainer.load_state(state)
     if trainer.steps > config.optimisation.steps:
         raise UserError(f"{folder} is at step {trainer.steps} already; --steps is the total to reach")
-    checkpoint.save_config(folder, config)
+    if distributed.rank() == 0:
+        checkpoint.save_config(folder, config)
     return _train(folder, trainer, source, config, meta, flags)
 
 
-def _trainer(config: RunConfig, source: SegmentSource, device: torch.device) -> Trainer:
-    return Trainer(
-        config.build(),
+def _trainer(
+    config: RunConfig, data: MotionData, source: SegmentSource, device: torch.device, flags: TrainFlags
+) -> Trainer:
+    model = config.build().to(device)
+    trainer = Trainer(
+        model,
         source,
         config.optimisation,
         schedule_steps=config.schedule_steps,
         seed=config.seed,
         device=device,
+        validate=_validation(model, config, data, source),
     )
+    if flags.compile:
+        compile_networks(model, device)
+    if flags.cuda_graphs:
+        capture_samplers(model, device)
+    return trainer
+
+
+def _validation(
+    model: DiscreteAutoencoder, config: RunConfig, data: MotionData, source: SegmentSource
+) -> Callable[[], float] | None:
+    """Score on held-out segments, if the configuration asks for it."""
+    if not config.optimisation.validation_steps:
+        return None
+    if not data.validation:
+        raise UserError(f"validation_steps needs held-out clips, and data set {config.data!r} has none")
+    held_out = SegmentSource(
+        data.validation, source.statistics, kinematics=ForwardKinematics(get_robot(ROBOT)), frames=source.frames
+    )
+    x = held_out.sample(VALIDATION_SEGMENTS, torch.Generator().manual_seed(config.seed))
+    return held_out_score(model, x, batch=config.optimisation.batch, seed=config.seed)
 
 
 def _train(
@@ -171,14 +209,17 @@ def _train(
     meta: Mapping[str, PlainValue],
     flags: TrainFlags,
 ) -> dict[str, PlainValue]:
-    from torch.utils.tensorboard import SummaryWriter  # slow to import, wanted only here
+    first, seconds, ranks = trainer.steps, trainer.seconds, distributed.world_size()
+    writer = None
+    if distributed.rank() == 0:
+        from torch.utils.tensorboard import SummaryWriter  # slow to import, wanted only here
 
-    size = sum(parameter.numel() for parameter in trainer.model.parameters())
-    logger.info(
-        f"{folder}: {config.method}, {size:,} parameters, {len(source.starts):,} segments, step {trainer.steps}"
-    )
-    first, seconds = trainer.steps, trainer.seconds
-    writer = SummaryWriter(str(folder / "tensorboard"), purge_step=trainer.steps + 1)
+        size = sum(parameter.numel() for parameter in trainer.model.parameters())
+        logger.info(
+            f"{folder}: {config.method}, {size:,} parameters, {len(source.starts):,} segments, step {first}"
+            + (f", {ranks} ranks" if ranks > 1 else "")
+        )
+        writer = SummaryWriter(str(folder / "tensorboard"), purge_step=first + 1)
     try:
         metrics = trainer.run(
             config.optimisation.steps,
@@ -187,26 +228,40 @@ def _train(
             writer=writer,
         )
     except NonFiniteLossError as error:
+        if distributed.rank() != 0:
+            raise
         path = folder / f"non_finite_batch_step_{error.steps}.pt"
         torch.save({"batch": error.batch.cpu(), "terms": error.terms, "steps": error.steps}, path)
         raise error.dumped(path) from error
     finally:
-        writer.close()
-    done = max(trainer.steps - first, 1)
+        if writer is not None:
+            writer.close()
+    done, taken = max(trainer.steps - first, 1), trainer.seconds - seconds
     return {
         "run": str(folder),
         "steps": trainer.steps,
         "seconds": trainer.seconds,
-        "seconds_per_step": (trainer.seconds - seconds) / done,
+        "seconds_per_step": taken / done,
+        "samples_per_s": config.optimisation.batch * (trainer.steps - first) / taken if taken > 0.0 else 0.0,
+        "ranks": ranks,
         **metrics,
     }
 
 
 def _save(folder: Path, trainer: Trainer, source: SegmentSource, meta: Mapping[str, PlainValue]) -> None:
+    """Collect the state of all ranks and write a checkpoint on the first."""
+    state = trainer.state()
+    if distributed.rank() == 0:
+        _write(folder, trainer, source, meta, state)
+
+
+def _write(
+    folder: Path, trainer: Trainer, source: SegmentSource, meta: Mapping[str, PlainValue], state: TrainingState
+) -> None:
     """Write a checkpoint; the training state goes last, since a resume depends on it alone."""
     checkpoint.save_weights(folder, trainer.model, source.statistics)
     write_json(folder / checkpoint.META_FILE, {**meta, "steps": trainer.steps, "seconds": trainer.seconds})
-    checkpoint.save_state(folder, trainer.state())
+    checkpoint.save_state(folder, state)
 
 
 def _check_numbers(flags: TrainFlags) -> None:

@@ -1,11 +1,14 @@
 """Autoregressive distribution over codes given a memory: teacher forcing and cached sampling of the same numbers."""
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from motionlex.motion_vae.losses import gathered_log_prob
 from motionlex.motion_vae.networks.transformer import DecoderBlock, TransformerConfig, sinusoidal_positions
+from motionlex.motion_vae.precision import cached_casts
 
 
 def inverse_cdf_sample(
@@ -47,6 +50,8 @@ class AutoregressiveDecoder(nn.Module):
         self.norm = nn.LayerNorm(config.width)
         self.output = nn.Linear(config.width, vocabulary)
         self.register_buffer("positions", sinusoidal_positions(tokens, config.width), persistent=False)
+        self.compiled_step: Callable[..., Tensor] | None = None
+        """:meth:`step_logits` compiled for positions given as tensors, see ``compilation``."""
 
     def logits(
         self, indices: Int[Tensor, "batch sample token"], memory: Float[Tensor, "batch length width"]
@@ -60,6 +65,12 @@ class AutoregressiveDecoder(nn.Module):
         Returns:
             Unnormalised log-probabilities.
         """
+        return self(indices, memory)
+
+    def forward(
+        self, indices: Int[Tensor, "batch sample token"], memory: Float[Tensor, "batch length width"]
+    ) -> Float[Tensor, "batch sample token code"]:
+        """See :meth:`logits`; under this name it can be compiled in place."""
         begin = torch.full_like(indices[..., :1], self.vocabulary)
         x = self.embedding(torch.cat([begin, indices[..., :-1]], dim=-1)) + self.context(memory)
         for block in self.blocks:
@@ -86,17 +97,29 @@ class AutoregressiveDecoder(nn.Module):
         Returns:
             Codes, and their log-probability [nat] collected on the way (equal to :meth:`log_prob`).
         """
-        batch, rows, heads = memory.shape[0], memory.shape[0] * samples, self.config.heads
-        part = self.config.width // heads
-        shared = [block.cross_attention.project_memory(memory) for block in self.blocks]
-        cache = memory.new_zeros(len(self.blocks), 2, rows, heads, self.tokens, part)
+        rows = memory.shape[0] * samples
         uniform = torch.rand(self.tokens, rows, generator=generator, device=memory.device)
+        with cached_casts(memory.device):
+            return self.draw(memory, samples, uniform)
+
+    @torch.no_grad()
+    def draw(
+        self, memory: Float[Tensor, "batch length width"], samples: int, uniform: Float[Tensor, "token rows"]
+    ) -> tuple[Int[Tensor, "batch sample token"], Float[Tensor, "batch sample"]]:
+        """Turn uniform numbers, ``samples`` rows per memory, into code sequences; see :meth:`sample`."""
+        batch, rows = memory.shape[0], uniform.shape[1]
+        shared = [block.cross_attention.project_memory(memory) for block in self.blocks]
+        cache = [block.self_attention.cache(shared[0][0], rows, self.tokens) for block in self.blocks]
         indices = torch.empty(self.tokens, rows, dtype=torch.long, device=memory.device)
         log_q = torch.zeros(rows, dtype=torch.promote_types(memory.dtype, torch.float32), device=memory.device)
         code = torch.full((rows,), self.vocabulary, dtype=torch.long, device=memory.device)
         context = self.context(memory).expand(batch, samples, -1, -1).flatten(0, 1)
+        places = torch.arange(self.tokens, device=memory.device).split(1)
         for position in range(self.tokens):
-            logits = self.step_logits(code, context[:, position], cache, shared, position)
+            if self.compiled_step is None:
+                logits = self.step_logits(code, context[:, position], cache, shared, position)
+            else:
+                logits = self.compiled_step(code, context[:, position], cache, shared, places[position])
             code, log_q_step = inverse_cdf_sample(logits, uniform[position])
             indices[position] = code
             log_q += log_q_step
@@ -106,14 +129,14 @@ class AutoregressiveDecoder(nn.Module):
         self,
         code: Int[Tensor, " rows"],
         context: Float[Tensor, "rows width"],
-        cache: Float[Tensor, "layer 2 rows head token part"],
+        cache: list[tuple[Tensor, Tensor]],
         shared: list[tuple[Tensor, Tensor]],
-        position: int,
+        position: int | Int[Tensor, " 1"],
     ) -> Float[Tensor, "rows code"]:
         """Conditional of one token given the one before it and the cache, which is extended in place."""
         x = self.embedding(code) + context
         for layer, block in enumerate(self.blocks):
-            x = block.step(x, (cache[layer, 0], cache[layer, 1]), shared[layer], position)
+            x = block.step(x, cache[layer], shared[layer], position)
         return self.output(self.norm(x))
 
     def context(self, memory: Float[Tensor, "batch length width"]) -> Float[Tensor, "#batch 1 token width"]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as functional
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 
@@ -74,18 +74,38 @@ class SelfAttention(nn.Module):
         attended = functional.scaled_dot_product_attention(query, key, value, is_causal=causal)
         return self.output(merge_heads(attended))
 
+    def cache(
+        self, like: Tensor, rows: int, length: int
+    ) -> tuple[Float[Tensor, "rows head length part"], Float[Tensor, "rows head length part"]]:
+        """Preallocate keys and values in the precision and on the device of ``like``.
+
+        In memory the length is the innermost axis of the keys, as compiled products of one query with them want it.
+        """
+        part = self.output.in_features // self.heads
+        keys = like.new_zeros(rows, self.heads, part, length).transpose(-1, -2)
+        return keys, like.new_zeros(rows, self.heads, length, part)
+
     def step(
         self,
         x: Float[Tensor, "batch width"],
         keys: Float[Tensor, "batch head length part"],
         values: Float[Tensor, "batch head length part"],
-        position: int,
+        position: int | Int[Tensor, " 1"],
     ) -> Float[Tensor, "batch width"]:
-        """Attend from one new token to itself and the cached past; writes its key and value into the cache."""
+        """Attend from one new token to itself and the cached past; writes its key and value into the cache.
+
+        An integer position attends to a slice of the cache. A tensor attends to all of it behind a mask: the same
+        numbers from shapes that do not depend on the position, so that one compiled program serves all positions.
+        """
         query, key, value = self.query_key_value(x).unflatten(-1, (3, self.heads, -1)).unbind(1)
-        keys[:, :, position] = key
-        values[:, :, position] = value
-        return self._attend_from_last(query, keys[:, :, : position + 1], values[:, :, : position + 1])
+        if isinstance(position, int):
+            keys[:, :, position] = key
+            values[:, :, position] = value
+            return self._attend_from_last(query, keys[:, :, : position + 1], values[:, :, : position + 1])
+        keys.index_copy_(2, position, key.unsqueeze(2).to(keys.dtype))
+        values.index_copy_(2, position, value.unsqueeze(2).to(values.dtype))
+        future = torch.arange(keys.shape[2], device=keys.device) > position
+        return self._attend_from_last(query, keys, values, future)
 
     def extend(
         self, x: Float[Tensor, "batch width"], past: tuple[Tensor, Tensor] | None
@@ -110,8 +130,11 @@ class SelfAttention(nn.Module):
         query: Float[Tensor, "batch head part"],
         keys: Float[Tensor, "batch head length part"],
         values: Float[Tensor, "batch head length part"],
+        future: Bool[Tensor, " length"] | None = None,
     ) -> Float[Tensor, "batch width"]:
         scores = torch.matmul(query.unsqueeze(2) * query.shape[-1] ** -0.5, keys.transpose(-1, -2))
+        if future is not None:
+            scores = scores.masked_fill(future, -math.inf)
         attended = torch.matmul(torch.softmax(scores, dim=-1), values)
         return self.output(attended.squeeze(2).flatten(1))
 
@@ -213,7 +236,7 @@ class DecoderBlock(nn.Module):
         x: Float[Tensor, "rows width"],
         cache: tuple[Tensor, Tensor],
         memory: tuple[Tensor, Tensor],
-        position: int,
+        position: int | Int[Tensor, " 1"],
     ) -> Float[Tensor, "rows width"]:
         """Advance every sequence by one token; ``rows`` = batch * sample, the memory has ``batch`` rows."""
         return self._attend_to_memory(x + self.self_attention.step(self.self_norm(x), *cache, position), memory)
