@@ -280,6 +280,37 @@ def test_approximate_kl_is_unbiased():
     assert approximate_kl(torch.zeros(2, 3)) == 0.0
 
 
+def test_hot_centred_weights_are_the_leave_one_out_policy_gradient():
+    """w_k - 1/K -> (a_k - mean a) / (K (eta + beta)), a = R - beta log q, with an error of second order in 1/eta."""
+    _, returns, log_q = tiny_problem()
+    returns, log_q = returns[None], log_q.detach()[None]
+    limit = leave_one_out_advantage(returns - BETA * log_q) * (returns.shape[1] - 1) / returns.shape[1] ** 2
+    errors = []
+    for eta in (1e2, 1e3):
+        centred = policy_search_weights(returns, log_q, eta=eta, beta=BETA) - 1.0 / returns.shape[1]
+        errors.append((centred * (eta + BETA) - limit).norm().item())
+    assert errors[1] < 1e-2 * limit.norm() and errors[0] / errors[1] == pytest.approx(10.0, rel=0.1)
+
+
+@pytest.mark.parametrize(("eta", "gain"), [(0.7, 2.0), (10.0, 100.0)])
+def test_centring_removes_most_of_the_variance_at_high_temperature(eta, gain):
+    """Exact variances over all 4-tuples of six latents: hot weights are nearly 1/K, and so is all of their noise."""
+    generator = torch.Generator().manual_seed(0)
+    log_q = torch.randn(6, generator=generator, dtype=torch.float64).log_softmax(0)
+    returns = 2.0 * torch.randn(6, generator=generator, dtype=torch.float64)
+    scores = torch.eye(6, dtype=torch.float64) - log_q.exp()  # grad log q of a softmax in its logits
+    tuples = torch.tensor(list(itertools.product(range(6), repeat=4)))
+    probability = log_q.exp()[tuples].prod(dim=1)
+    weights = policy_search_weights(returns[tuples], log_q[tuples], eta=eta, beta=BETA)
+    means, variances = [], []
+    for centre in (0.0, 0.25):
+        gradients = ((weights - centre).unsqueeze(-1) * scores[tuples]).sum(dim=1)
+        means.append(probability @ gradients)
+        variances.append((probability @ (gradients - means[-1]).square()).sum().item())
+    torch.testing.assert_close(means[0], means[1], rtol=0, atol=1e-12)
+    assert variances[0] > gain * variances[1]
+
+
 def test_straight_through_hands_the_gradient_over():
     continuous = torch.randn(2, 3, 4, dtype=torch.float64, requires_grad=True)
     quantised = continuous.detach().round().requires_grad_()
