@@ -1,5 +1,6 @@
 """Evaluated runs as they lie on the disk, and whether their metrics may be compared."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,6 +85,10 @@ def read_runs(folders: Sequence[Path]) -> list[EvaluatedRun]:
     runs, waiting = [], []
     for folder in folders:
         config, meta = checkpoint.load_config(folder), checkpoint.read_json(folder / checkpoint.META_FILE)
+        try:
+            domain_from_plain(config.domain)
+        except UserError as error:
+            raise UserError(f"{folder / checkpoint.CONFIG_FILE} is damaged: {error}") from error
         if not isinstance(meta.get("steps"), int):
             raise UserError(f"{folder / checkpoint.META_FILE} is damaged: it has no number of steps")
         if not (folder / EVALUATION_FILE).is_file():
@@ -92,7 +97,7 @@ def read_runs(folders: Sequence[Path]) -> list[EvaluatedRun]:
         evaluation = checkpoint.read_json(folder / EVALUATION_FILE)
         for measure in MEASURES:
             value = evaluation.get(measure.key)
-            wanted = isinstance(value, (int, float)) and not isinstance(value, bool)
+            wanted = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
             if not wanted and (value is not None or measure.key == "psnr_db"):
                 raise UserError(
                     f"{folder / EVALUATION_FILE} is damaged: {measure.key} is {value!r}, wanted a number; "
