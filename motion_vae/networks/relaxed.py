@@ -28,14 +28,15 @@ def relaxed_sequence(
         Draws y and logits l of every step. For one-hot draws the logits are those of teacher forcing on the same codes.
     Source: DAPS, sections 2 and 3 ("backpropagation through time" of straight-through Gumbel-softmax).
     """
-    context = decoder.context(memory).squeeze(1).expand(len(memory), -1, -1)
+    # unbind, not context[:, position]: each such index would give a zero-filled gradient of the whole context.
+    contexts = decoder.context(memory).squeeze(1).expand(len(memory), -1, -1).unbind(1)
     shared = [block.cross_attention.project_memory(memory) for block in decoder.blocks]
     past: list[tuple[Tensor, Tensor] | None] = [None] * len(decoder.blocks)
     codebook, begin = decoder.embedding.weight.split([decoder.vocabulary, 1])
     embedded = begin.expand(len(memory), -1)
     draws, conditionals = [], []
-    for position in range(decoder.tokens):
-        x = embedded + context[:, position]
+    for context in contexts:
+        x = embedded + context
         for layer, block in enumerate(decoder.blocks):
             x, past[layer] = block.extend(x, past[layer], shared[layer])
         logits = decoder.output(decoder.norm(x))
