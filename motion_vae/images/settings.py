@@ -44,6 +44,8 @@ class ImageSetting:
 
 
 BERNOULLI = LikelihoodConfig(family="bernoulli")
+GRIDS_28 = {"rrvq": {"grid_tokens": (196, 49, 1)}, "spatial_vae": {"grid_tokens": (196,)}}
+GRIDS_32 = {"rrvq": {"grid_tokens": (256, 64, 16, 4, 1)}, "spatial_vae": {"grid_tokens": (256,)}}
 COLOURS = LikelihoodConfig(family="predicted_gaussian", smallest_variance=0.01, largest_variance=1.0)
 CONSTANT = {"temperature_start": 1.0, "temperature_end": 1.0}
 HIGH = {"temperature_start": 1.0, "temperature_end": 0.75}
@@ -177,7 +179,6 @@ CIFAR10_GM_VQ = ImageSetting(
         patch=(4, 4),
         recognition="conv",
         generator="resnet",
-        norm="none",
         likelihood_config=LikelihoodConfig(family="gaussian"),
     ),
     autoregressive=NetworkConfig(width=64),
@@ -241,9 +242,7 @@ TINY = ImageSetting(
         height=8,
         width=8,
         channels=1,
-        patch=(4, 4),
-        generator="mlp",
-        mlp_decoder=(64, 128),
+        patch=(2, 2),
         hidden=16,
         likelihood_config=BERNOULLI,
     ),
