@@ -29,7 +29,7 @@ def synchronised_straight_through(
 
     Returns:
         The values of ``quantised``.
-    Source: Huh et al. 2023, synchronised commitment.
+    Source: Huh et al. 2023, synchronised update (equation 21).
     """
     output = continuous + (quantised - continuous).detach()
     return output if share == 0.0 else output + share * (quantised - quantised.detach())

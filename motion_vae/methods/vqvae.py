@@ -127,7 +127,7 @@ class VQVAE(QuantisedAutoencoder):
     def codebook(self) -> Float[Tensor, "code width"]:
         """One vector per code, as it is compared with encoder outputs and decoded.
 
-        Source: affine map Huh et al. 2023, section 4.1 (learnt form); normalisation Yu et al. 2022, section 3.2.
+        Source: affine map Huh et al. 2023, its learnt form; normalisation Yu et al. 2022 (ViT-VQGAN).
         """
         codes = self.table
         if self.config.affine:
@@ -153,7 +153,7 @@ class VQVAE(QuantisedAutoencoder):
     ) -> Iterator[LossTerms]:
         """With ``alternate``, updates of the codebook alone come first.
 
-        Source: Huh et al. 2023, section 4.2: first bring codes and encoder outputs together, then minimise the task.
+        Source: Huh et al. 2023: first bring codes and encoder outputs together, then minimise the task.
         Departure: the first updates move codes only, the encoder keeps its commitment in the second.
         """
         if self.config.alternate:
