@@ -3,25 +3,49 @@
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from motionlex.data.errors import UserError, check_number
-from motionlex.motion_vae.domain import NetworkConfig
-from motionlex.motion_vae.methods.daps import DAPS
+from motionlex.motion_vae.compilation import capture_samplers, check_graphs, compile_networks, compile_sampler
+from motionlex.motion_vae.contract import Preset
+from motionlex.motion_vae.domain import Domain
+from motionlex.motion_vae.growing_cache import compare_draws, sample_with_growing_cache
+from motionlex.motion_vae.methods.daps import DAPS, DAPSConfig
 from motionlex.motion_vae.networks.autoregressive import AutoregressiveDecoder
-from motionlex.motion_vae.networks.transformer import DecoderBlock, merge_heads, split_heads
+from motionlex.motion_vae.networks.transformer import TransformerConfig
 from motionlex.motion_vae.posterior import AutoregressivePosterior
+from motionlex.motion_vae.precision import PRECISIONS, Precision, arithmetic, check_precision
 from motionlex.motion_vae.registry import PlainValue, build_model, get_preset, override
-from motionlex.motion_vae.trainer import resolve_device
-from motionlex.motion_vae.trajectories.domain import TrajectoryDomain
+from motionlex.motion_vae.trainer import Trainer, resolve_device
+from motionlex.motion_vae.trajectories.domain import KERNEL, TrajectoryDomain
 
-ReferenceSampler = Callable[[int], Callable[[], None]]
-"""Given the number of sequences, makes a function that generates them."""
+SHARPNESS = 4.0
+"""Factor on the logits of the untrained sampler, so that its distribution is far from uniform like a trained one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplerSize:
+    """What a reference library has to generate."""
+
+    network: TransformerConfig
+    """Shape of the decoder."""
+    vocabulary: int
+    """Number of codes."""
+    tokens: int
+    """Codes per sequence."""
+    sequences: int
+    """Sequences at once."""
+    device: torch.device
+    """Where."""
+
+
+ReferenceSampler = Callable[[SamplerSize], Callable[[], None]]
+"""Makes a function that generates sequences of that size."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +58,12 @@ class SamplerBenchmark:
     """Sequences that share one memory; must divide the number of sequences."""
     preset: str = "paper"
     """Network size."""
+    precision: Precision = "float32"
+    """Arithmetic of the network: float32, tf32 (CUDA) or bf16."""
     compile: bool = False
-    """Also compile the sampler (needs a C++ compiler)."""
+    """Also compile our sampler (needs a C++ compiler, on CUDA Triton)."""
+    cuda_graphs: bool = False
+    """Capture our sampler in a CUDA graph (CUDA only)."""
     repeats: int = 3
     """Runs of each; the fastest counts."""
     device: str = "cpu"
@@ -44,12 +72,18 @@ class SamplerBenchmark:
 
 @dataclass(frozen=True, kw_only=True)
 class StepBenchmark:
-    """Time the parts of one DAPS training step."""
+    """Time one DAPS training step and its parts."""
 
+    method: str = "daps"
+    """daps or daps_na."""
     preset: str = "small"
     """Recipe."""
     set: tuple[str, ...] = ()
-    """Changes to the preset, e.g. --set batch=64."""
+    """Changes to the preset, e.g. --set batch=64 precision=bf16."""
+    compile: bool = False
+    """Compile the transformers, as in train_motion_vae."""
+    cuda_graphs: bool = False
+    """Capture sampling in a CUDA graph, as in train_motion_vae."""
     repeats: int = 3
     """Runs of each part; the fastest counts."""
     device: str = "cpu"
@@ -64,79 +98,143 @@ def benchmark_sampler(config: SamplerBenchmark, reference: ReferenceSampler | No
         reference: Makes another library's generator of the same size; None leaves its ratio out.
 
     Returns:
-        Seconds of our sampler and how many times longer the others take.
+        Seconds of our sampler, how many times longer the others take, and whether the growing cache draws alike.
     """
     if config.sequences < 1 or config.samples < 1 or config.sequences % config.samples:
         raise UserError(f"--samples must divide --sequences, got {config.samples} and {config.sequences}")
     check_number("--repeats", config.repeats, above=0)
-    device = resolve_device(config.device)
-    model = _daps(config.preset, (), device)
+    device = _device(config.device, config.precision, config.cuda_graphs)
+    model = build_model("daps", get_preset("daps", config.preset).method, TrajectoryDomain(), seed=0).to(device)
     network = _decoder(model)
     generator = torch.Generator(device=device).manual_seed(0)
-    memory = torch.randn(
-        config.sequences // config.samples, network.tokens, network.config.width, generator=generator, device=device
-    )
+    with torch.no_grad():
+        network.output.weight.mul_(SHARPNESS)
+    shape = (config.sequences // config.samples, network.tokens, network.config.width)
+    memory = torch.randn(shape, generator=generator, device=device)
+
+    def ours() -> object:
+        with arithmetic(config.precision, device):
+            return network.sample(memory, config.samples, generator)
+
+    def growing() -> object:
+        with arithmetic(config.precision, device):
+            return sample_with_growing_cache(network, memory, config.samples, generator)
+
+    size = SamplerSize(
+        network=network.config, vocabulary=network.vocabulary, tokens=network.tokens, sequences=config.sequences,
+        device=device,
+    )  # fmt: skip
+    functions = [ours, growing] if reference is None else [ours, growing, reference(size)]
+    changed = config.compile or config.cuda_graphs
+    eager = best_times([ours], config.repeats, device)[0] if changed else None
     if config.compile:
-        network.step_logits = torch.compile(network.step_logits, dynamic=False)  # type: ignore[method-assign]
-
-    def timed(function: Callable[[], object]) -> float:
-        return best_time(function, config.repeats, device)
-
-    ours = timed(lambda: network.sample(memory, config.samples, generator))
-    growing = timed(lambda: sample_with_growing_cache(network, memory, config.samples, generator))
-    other = None if reference is None else timed(reference(config.sequences))
+        compile_sampler(network, device)
+    if config.cuda_graphs:
+        capture_samplers(model, device)
+    seconds, growing_s, *other = best_times(functions, config.repeats, device)
     return {
-        "seconds": ours,
-        "speedup_vs_growing_cache": growing / ours,
-        "speedup_vs_hf_generate": None if other is None else other / ours,
+        "seconds": seconds,
+        "speedup_vs_growing_cache": growing_s / seconds,
+        "speedup_vs_hf_generate": other[0] / seconds if other else None,
+        "speedup_vs_eager": None if eager is None else eager / seconds,
         "compiled": config.compile,
-        "growing_cache_s": growing,
-        "hf_generate_s": other,
+        "cuda_graphs": config.cuda_graphs,
+        "growing_cache_s": growing_s,
+        "hf_generate_s": other[0] if other else None,
+        **_distribution_check(network, memory, config.samples, generator),
         "sequences": config.sequences,
         "tokens": network.tokens,
         "preset": config.preset,
+        "precision": config.precision,
         "device": str(device),
         "threads": torch.get_num_threads(),
     }
+
+
+def _distribution_check(
+    network: AutoregressiveDecoder,
+    memory: Float[Tensor, "batch length width"],
+    samples: int,
+    generator: torch.Generator,
+) -> dict[str, PlainValue]:
+    """Compare draws of our sampler (as it was timed, in float32) and of the growing cache."""
+    samples = max(samples, 2)
+    ours, _ = network.sample(memory, samples, generator)
+    found = compare_draws(network, memory, ours, sample_with_growing_cache(network, memory, samples, generator))
+    return {
+        "distribution_check_equal": found.equal,
+        "distribution_check_log_q_difference_nats": found.log_q_difference_nats,
+        "distribution_check_standard_error_nats": found.standard_error_nats,
+        "distribution_check_largest_code_z": found.largest_code_z,
+    }
+
+
+class _NoiseSource:
+    """Batches that cost next to nothing to make."""
+
+    def __init__(self, domain: Domain) -> None:
+        self.shape = (*domain.grid, domain.features)
+
+    def sample(self, batch: int, generator: torch.Generator) -> Float[Tensor, "batch item feature"]:
+        return torch.randn(batch, *self.shape, generator=generator)
 
 
 def benchmark_vae_step(config: StepBenchmark) -> dict[str, PlainValue]:
     """Time one training step of DAPS and its three parts (forward and backward), beside its arithmetic.
 
     Returns:
-        Times [s]; ``arithmetic_floor_s`` is the step's matrix arithmetic at the speed of one large matrix product.
+        Times [s]; ``arithmetic_floor_s`` is the step's matrix arithmetic at the speed of one large matrix product of
+        the same precision.
     """
     check_number("--repeats", config.repeats, above=0)
-    device = resolve_device(config.device)
-    preset = override(get_preset("daps", config.preset), config.set)
-    model = _daps(config.preset, config.set, device)
-    generator = torch.Generator(device=device).manual_seed(0)
+    if config.method not in ("daps", "daps_na"):
+        raise UserError(f"--method must be daps or daps_na, got {config.method!r}")
+    preset: Preset[DAPSConfig] = override(get_preset(config.method, config.preset), config.set)
+    precision = preset.optimisation.precision
+    device = _device(config.device, precision, config.cuda_graphs)
+    domain = TrajectoryDomain(likelihood_config=preset.likelihood)
+    model = build_model(config.method, preset.method, domain, seed=0)
+    assert isinstance(model, DAPS)
+    source = _NoiseSource(domain)
+    trainer = Trainer(model, source, preset.optimisation, schedule_steps=1, seed=0, device=device)
+    trainer.steps = 1  # behind the schedule, hence behind a warm start
+    if config.compile:
+        compile_networks(model, device)
+    if config.cuda_graphs:
+        capture_samplers(model, device)
     batch, samples = preset.optimisation.batch, preset.method.samples
-    x = torch.randn(batch, *model.domain.grid, model.domain.features, generator=generator, device=device)
-    memory = model.recognition.memory(x).detach()
-    indices, _ = model.recognition.sample(memory, samples, generator)
+    generator = trainer.model_generator
+    x = source.sample(batch // preset.optimisation.micro_batches, trainer.data_generator).to(device)
 
-    def timed(function: Callable[[], object]) -> float:
-        return best_time(function, config.repeats, device)
+    def timed(function: Callable[[], Tensor | None]) -> float:
+        return best_time(lambda: _forward_backward(function, precision, device), config.repeats, device)
 
-    def decode() -> None:
-        model.generative(indices).log_prob(x.unsqueeze(1)).sum().backward()
-
-    sampling = timed(lambda: model.recognition.sample(memory, samples, generator))
-    teacher = timed(lambda: model.recognition.log_prob(indices, memory).sum().backward())
-    decoder = timed(decode)
-    step = timed(lambda: model.loss(x, generator, progress=1.0).total.backward())
-    model.zero_grad()
-    operations = step_operations(preset.method.networks, model.vocabulary, TrajectoryDomain(), batch, samples)
+    with arithmetic(precision, device):
+        memory = model.recognition.memory(x).detach()
+        indices, _ = model.recognition.sample(memory, samples, generator)
+    repeats = preset.optimisation.micro_batches
+    sampling = repeats * timed(lambda: model.recognition.sample(memory, samples, generator)[1])
+    teacher = repeats * timed(lambda: model.recognition.log_prob(indices, memory).sum())
+    decoder = repeats * timed(lambda: model.generative(indices).log_prob(x.unsqueeze(1)).sum())
+    model.zero_grad(set_to_none=True)
+    step = best_time(trainer.step, config.repeats, device)
+    operations = step_operations(preset.method, domain, batch)
+    floor = operations / matrix_speed(device, config.repeats, precision)
     return {
         "seconds_per_step": step,
+        "samples_per_s": batch / step,
         "sampling_s": sampling,
         "teacher_forcing_s": teacher,
         "decoder_s": decoder,
-        "arithmetic_floor_s": operations / matrix_speed(device, config.repeats),
+        "arithmetic_floor_s": floor,
+        "share_of_arithmetic_floor": floor / step,
         "teraflop_per_step": operations / 1e12,
         "peak_memory_mb": peak_memory_mb(device),
+        "method": config.method,
         "preset": config.preset,
+        "precision": precision,
+        "compiled": config.compile,
+        "cuda_graphs": config.cuda_graphs,
         "batch": batch,
         "samples": samples,
         "device": str(device),
@@ -144,86 +242,63 @@ def benchmark_vae_step(config: StepBenchmark) -> dict[str, PlainValue]:
     }
 
 
+def _forward_backward(function: Callable[[], Tensor | None], precision: Precision, device: torch.device) -> None:
+    with arithmetic(precision, device):
+        result = function()
+    if result is not None and result.requires_grad:
+        result.backward()
+
+
 def best_time(function: Callable[[], object], repeats: int, device: torch.device) -> float:
     """Return the shortest wall time [s] of several runs, after one that does not count."""
-    times = []
+    return best_times([function], repeats, device)[0]
+
+
+def best_times(functions: Sequence[Callable[[], object]], repeats: int, device: torch.device) -> list[float]:
+    """Return the shortest wall time [s] of each function; they take turns, so that other load meets all alike."""
+    times: list[list[float]] = [[] for _ in functions]
     for _ in range(repeats + 1):
-        started = time.perf_counter()
-        function()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        times.append(time.perf_counter() - started)
-    return min(times[1:])
+        for function, taken in zip(functions, times, strict=True):
+            started = time.perf_counter()
+            function()
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            taken.append(time.perf_counter() - started)
+    return [min(taken[1:]) for taken in times]
 
 
-@torch.no_grad()
-def sample_with_growing_cache(
-    network: AutoregressiveDecoder,
-    memory: Float[Tensor, "batch length width"],
-    samples: int,
-    generator: torch.Generator,
-) -> Int[Tensor, "rows token"]:
-    """Draw from the same distribution the usual way: repeated memory, concatenated caches, multinomial.
+def step_operations(config: DAPSConfig, domain: TrajectoryDomain, batch: int) -> float:
+    """Floating-point operations of the matrix products and convolutions of one DAPS step.
 
-    It is what the static cache, the shared keys and the inverse CDF are measured against.
+    Sampling counts once; teacher forcing, encoder and generator count three times (forward and backward). Causal
+    attention counts the half that it needs.
     """
-    repeated = memory.repeat_interleave(samples, dim=0)
-    shared = [block.cross_attention.project_memory(repeated) for block in network.blocks]
-    past: list[tuple[Tensor, Tensor] | None] = [None] * len(network.blocks)
-    code = torch.full((len(repeated), 1), network.vocabulary, dtype=torch.long, device=memory.device)
-    drawn = []
-    for position in range(network.tokens):
-        x = network.embedding(code) + network.positions[position]
-        if network.aligned:
-            x = x + repeated[:, position : position + 1]
-        for layer, block in enumerate(network.blocks):
-            x, past[layer] = _grow(block, x, past[layer], shared[layer])
-        probabilities = torch.softmax(network.output(network.norm(x[:, 0])), dim=-1)
-        code = torch.multinomial(probabilities, 1, generator=generator)
-        drawn.append(code)
-    return torch.cat(drawn, dim=1)
-
-
-def _grow(
-    block: DecoderBlock, x: Tensor, past: tuple[Tensor, Tensor] | None, memory: tuple[Tensor, Tensor]
-) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    attention = block.self_attention
-    query, key, value = (
-        split_heads(part, attention.heads) for part in attention.query_key_value(block.self_norm(x)).chunk(3, dim=-1)
-    )
-    if past is not None:
-        key, value = torch.cat([past[0], key], dim=2), torch.cat([past[1], value], dim=2)
-    attended = torch.nn.functional.scaled_dot_product_attention(query, key, value)
-    x = x + attention.output(merge_heads(attended))
-    x = x + block.cross_attention(block.cross_norm(x), *memory)
-    return x + block.mlp(block.mlp_norm(x)), (key, value)
-
-
-def step_operations(
-    network: NetworkConfig, vocabulary: int, shape: TrajectoryDomain, batch: int, samples: int
-) -> float:
-    """Floating-point operations of the matrix products of one DAPS step.
-
-    Sampling counts once; teacher forcing, the decoder and the encoder count three times (forward and backward).
-    """
-    width, layers, ratio, tokens = network.width, network.layers, network.mlp_ratio, shape.tokens
-    mlp = 2 * ratio * width**2
-    encoder_token = layers * (4 * width**2 + mlp + 2 * tokens * width)
-    decoder_token = layers * (6 * width**2 + mlp + 3 * tokens * width) + width * vocabulary
-    output_frame = 4 * width**2 + width**2 + width * shape.features
-    input_frame = 4 * width * shape.features
-    rows = batch * samples
-    products = 4 * rows * tokens * decoder_token
-    products += 3 * rows * (tokens * encoder_token + shape.frames * output_frame)
-    products += 3 * batch * (tokens * (encoder_token + 2 * layers * width**2) + shape.frames * input_frame)
+    networks, tokens = config.networks, domain.tokens
+    width, frames, rows = networks.width, domain.frames, batch * config.samples
+    mlp = 2 * networks.mlp_ratio * width**2
+    encoder_block = 4 * width**2 + mlp + 2 * tokens * width
+    decoder_block = 6 * width**2 + mlp + 3 * tokens * width
+    head = width * config.vocabulary
+    kept_frame = 3 * KERNEL * width * domain.features  # the input needs no gradient, but its share is small
+    output_frame = KERNEL * width**2 + width**2 + width * domain.likelihood().channels
+    products = 3 * rows * (tokens * networks.generator_layers * encoder_block + frames * output_frame)
+    products += 3 * batch * tokens * networks.layers * encoder_block + batch * frames * kept_frame
+    if config.factorisation == "factorised":
+        products += 4 * batch * tokens * head
+    else:
+        products += 4 * rows * tokens * (networks.layers * decoder_block + head)
+        products += 4 * batch * tokens * networks.layers * 2 * width**2  # keys and values of the memory
     return 2.0 * products
 
 
-def matrix_speed(device: torch.device, repeats: int) -> float:
-    """Measure the speed [flop/s] of one large float32 matrix product."""
+def matrix_speed(device: torch.device, repeats: int, precision: Precision = "float32") -> float:
+    """Measure the speed [flop/s] of one large matrix product in a precision."""
     size = 1024 if device.type == "cpu" else 8192
     a = torch.ones(size, size, device=device)
-    return 2.0 * size**3 / best_time(lambda: a @ a, repeats + 4, device)
+    if precision == "bf16":
+        a = a.bfloat16()
+    with arithmetic("tf32" if precision == "tf32" else "float32", device):
+        return 2.0 * size**3 / best_time(lambda: a @ a, repeats + 4, device)
 
 
 def peak_memory_mb(device: torch.device) -> float:
@@ -234,13 +309,16 @@ def peak_memory_mb(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 
-def _daps(preset: str, settings: tuple[str, ...], device: torch.device) -> DAPS:
-    config = override(get_preset("daps", preset), settings).method
-    model = build_model("daps", config, TrajectoryDomain(), seed=0)
-    assert isinstance(model, DAPS)
-    return model.to(device)
+def _device(name: str, precision: Precision, cuda_graphs: bool) -> torch.device:
+    if precision not in PRECISIONS:
+        raise UserError(f"--precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    device = resolve_device(name)
+    check_precision(precision, device)
+    if cuda_graphs:
+        check_graphs(device)
+    return device
 
 
-def _decoder(model: DAPS) -> AutoregressiveDecoder:
-    assert isinstance(model.recognition, AutoregressivePosterior)
+def _decoder(model: torch.nn.Module) -> AutoregressiveDecoder:
+    assert isinstance(model, DAPS) and isinstance(model.recognition, AutoregressivePosterior)
     return model.recognition.decoder

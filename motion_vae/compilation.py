@@ -65,6 +65,16 @@ def compile_sampler(decoder: AutoregressiveDecoder, device: torch.device) -> Non
     decoder.compiled_step = torch.compile(decoder.step_logits, dynamic=False)
 
 
+def check_graphs(device: torch.device) -> None:
+    """Refuse CUDA graphs elsewhere than on CUDA.
+
+    Raises:
+        UserError: If so.
+    """
+    if device.type != "cuda":
+        raise UserError(f"--cuda-graphs needs a CUDA device, got {device.type!r}")
+
+
 def capture_samplers(model: nn.Module, device: torch.device) -> int:
     """Replace every autoregressive sampler of a model by a CUDA graph of it.
 
@@ -74,8 +84,7 @@ def capture_samplers(model: nn.Module, device: torch.device) -> int:
     Raises:
         UserError: If the device is no GPU, or the model samples nothing token by token.
     """
-    if device.type != "cuda":
-        raise UserError(f"--cuda-graphs needs a CUDA device, got {device.type!r}")
+    check_graphs(device)
     decoders = [module for module in model.modules() if isinstance(module, AutoregressiveDecoder)]
     if not decoders:
         raise UserError("--cuda-graphs: this method samples nothing token by token")

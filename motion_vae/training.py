@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 ROBOT = "h1"
 VALIDATION_SEGMENTS = 512
 """Held-out segments of a validation while training."""
+SMALLEST_VALIDATION_BATCH = 128
+"""Segments at once: one code sequence each and no gradient take less memory than a training batch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,7 +200,7 @@ def _validation(
         data.validation, source.statistics, kinematics=ForwardKinematics(get_robot(ROBOT)), frames=source.frames
     )
     x = held_out.sample(VALIDATION_SEGMENTS, torch.Generator().manual_seed(config.seed))
-    return held_out_score(model, x, batch=config.optimisation.batch, seed=config.seed)
+    return held_out_score(model, x, batch=max(config.optimisation.batch, SMALLEST_VALIDATION_BATCH), seed=config.seed)
 
 
 def _train(

@@ -57,7 +57,7 @@ def run(flags: Flags) -> Mapping[str, JsonValue]:
     if isinstance(what, SamplerBenchmark):
         from motionlex.controllers.reference_sampler import hugging_face_sampler
 
-        return benchmark_sampler(what, hugging_face_sampler if what.device == "cpu" else None)
+        return benchmark_sampler(what, hugging_face_sampler)
     if isinstance(what, StepBenchmark):
         return benchmark_vae_step(what)
     if isinstance(what, LoopBenchmark):

@@ -14,11 +14,13 @@ import torch
 
 from motionlex.data.errors import UserError
 from motionlex.motion_vae.checkpoint import NewRunFolder, load_run, load_state
-from motionlex.motion_vae.contract import OptimisationConfig
+from motionlex.motion_vae.contract import DiscreteAutoencoder, LossTerms, OptimisationConfig, ParameterGroup
+from motionlex.motion_vae.precision import arithmetic
 from motionlex.motion_vae.registry import build_model, get_preset, override
 from motionlex.motion_vae.trainer import NonFiniteLossError, Trainer, resolve_device
 from motionlex.motion_vae.training import TrainFlags, train
 from motionlex.motion_vae.trajectories.domain import TrajectoryDomain
+from motionlex.motion_vae.validation import held_out_score
 from motionlex.scripts import evaluate_motion_vae, train_motion_vae
 
 TINY = ("width=8", "heads=2", "layers=1", "mlp_ratio=1", "vocabulary=8", "batch=4", "samples=2", "ess_target=0.7")
@@ -219,3 +221,223 @@ def test_devices():
     assert resolve_device("cpu") == torch.device("cpu")
     with pytest.raises(UserError, match="cannot be used"):
         resolve_device("cuda:99")
+
+
+class Noise:
+    """Batches of noise."""
+
+    def sample(self, batch, generator):
+        return torch.randn(batch, 4, 5, generator=generator)
+
+
+def small_trainer(method, *settings, source=None, validate=None, dtype=torch.float32, **optimisation):
+    settings = ("width=16", "heads=2", "layers=1", "generator_layers=1", "vocabulary=8", *settings)
+    model = build_model(
+        method, override(get_preset(method, "small"), settings).method, TrajectoryDomain(frames=4, features=5), seed=0
+    )
+    return Trainer(
+        model.to(dtype), source or Noise(), OptimisationConfig(**{"batch": 64, **optimisation}), schedule_steps=10,
+        seed=0, device=torch.device("cpu"), validate=validate,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("update", ["gradient", "ema"])
+def test_four_parts_of_16_give_the_gradients_of_64(update):
+    """float64: only the order of sums differs; a moving codebook sees the vectors of all parts."""
+    found = []
+    for parts in (1, 4):
+        trainer = small_trainer("vqvae", f"codebook_update={update}", micro_batches=parts, dtype=torch.float64)
+        trainer.sampler.sample = lambda batch, generator: Noise().sample(batch, generator).double()
+        trainer.optimisers = ()
+        logged = trainer.step()
+        gradients = {name: p.grad for name, p in trainer.model.named_parameters() if p.grad is not None}
+        found.append((gradients, trainer.model.codebook.detach(), logged))
+    torch.testing.assert_close(found[0][0], found[1][0], rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(found[0][1], found[1][1], rtol=1e-9, atol=1e-12)
+    for name in ("loss", "mean_squared_error"):  # logged in float32
+        assert found[0][2][name] == pytest.approx(found[1][2][name], rel=1e-5)
+
+
+class Alternating(DiscreteAutoencoder):
+    """Two objectives per batch; the second sees the weight that the first has moved."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.tensor(1.0))
+        self.seen = []
+
+    def objectives(self, x, generator, *, progress):
+        for name in ("first", "second"):
+            self.seen.append((name, x.shape[0], self.weight.item()))
+            value = self.weight * x.mean()
+            yield LossTerms(total=value, terms={name: value.detach()}, metrics={})
+
+    def parameter_groups(self):
+        return (ParameterGroup(name="all", parameters=[self.weight]),)
+
+    def after_update(self):
+        self.seen.append("update")
+
+
+Alternating.__abstractmethods__ = frozenset()  # nothing else of a method is asked for here
+
+
+class Ones:
+    """Batches of ones."""
+
+    def sample(self, batch, generator):
+        return torch.ones(batch, 1, 1)
+
+
+def test_several_objectives_go_in_step_over_the_parts():
+    """All parts of an objective, then one update, then the next; the logged values keep the terms of both."""
+    config = OptimisationConfig(batch=4, micro_batches=2, learning_rate=0.5, weight_decay=0.0, adaptive_clipping=None)
+    model = Alternating()
+    trainer = Trainer(model, Ones(), config, schedule_steps=10, seed=0, device=torch.device("cpu"))
+    logged = trainer.step()
+    first, second = [("first", 2, 1.0)] * 2, [("second", 2, pytest.approx(0.5))] * 2
+    assert model.seen == [*first, "update", *second, "update"], "Adam's first step is the learning rate"
+    assert logged == pytest.approx({"loss": 0.5, "loss_first": 1.0, "loss_second": 0.5})
+
+
+@pytest.mark.parametrize("method", ["daps", "daps_na", "vqvae"])
+def test_bf16_loses_three_digits_and_keeps_float32_where_it_matters(method):
+    """The same draws scored in both precisions; bfloat16 has 8 bits, so 2 % of a sum of many terms is ample."""
+    losses = {}
+    for precision in ("float32", "bf16"):
+        trainer = small_trainer(method, precision=precision)
+        model, x = trainer.model, Noise().sample(16, torch.Generator().manual_seed(0))
+        if method != "vqvae":  # rounding would draw other codes
+            codes = torch.randint(8, (16, model.config.samples, 8), generator=torch.Generator().manual_seed(1))
+            model.recognition.sample = lambda memory, samples, generator, codes=codes: (codes, torch.zeros(16, samples))
+        with arithmetic(precision, torch.device("cpu")):
+            terms = model.loss(x, torch.Generator().manual_seed(2), progress=1.0)
+        terms.total.backward()
+        everything = {"total": terms.total, **terms.terms, **terms.metrics}
+        assert {name: value.dtype for name, value in everything.items()} == dict.fromkeys(everything, torch.float32)
+        assert all(p.grad.dtype == torch.float32 for p in model.parameters() if p.grad is not None)
+        assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
+        losses[precision] = {name: value.item() for name, value in everything.items()}
+    assert losses["bf16"] != losses["float32"], "the body must run in bfloat16"
+    for name in ("mean_squared_error", "decoder" if method != "vqvae" else "reconstruction"):
+        assert losses["bf16"][name] == pytest.approx(losses["float32"][name], rel=0.02)
+    if method != "vqvae":
+        assert losses["bf16"]["log_q_nats"] == pytest.approx(losses["float32"]["log_q_nats"], rel=0.02)
+
+
+def test_sampling_in_bf16_does_not_take_gradients_from_the_weights():
+    """Casts that a sampler cached without gradient once were handed on to teacher forcing (torch before 2.10)."""
+    trainer = small_trainer("daps", precision="bf16")
+    trainer.steps, trainer.optimisers = 10, ()
+    trainer.step()
+    missing = [name for name, p in trainer.model.named_parameters() if p.grad is None]
+    assert not missing
+
+
+def test_log_q_of_samples_in_bf16_is_that_of_teacher_forcing():
+    """8 tokens, each off by some 2^-8 of logits of order one."""
+    model = small_trainer("daps").model
+    with torch.no_grad(), arithmetic("bf16", torch.device("cpu")):
+        memory = model.recognition.memory(Noise().sample(8, torch.Generator().manual_seed(0)))
+        codes, log_q = model.recognition.sample(memory, 4, torch.Generator().manual_seed(1))
+        forced = model.recognition.log_prob(codes, memory)
+    assert log_q.dtype == forced.dtype == torch.float32
+    torch.testing.assert_close(log_q, forced, rtol=0, atol=0.2)
+
+
+PLATEAU = {"validation_steps": 2, "plateau_factor": 0.5, "plateau_patience": 1, "plateau_floor": 1e-4, "batch": 4}
+SCORES = (1.0, 3.0, 2.0, 3.0, 2.5, float("nan"), 4.0, 1.0, 1.0, 1.0)
+RATES = (8e-4, 8e-4, 8e-4, 8e-4, 4e-4, 4e-4, 2e-4, 2e-4, 2e-4, 1e-4)
+"""Of the two steps before each score: halved after every second score that is no record, down to the floor."""
+
+
+def scripted(scores):
+    scores = iter(scores)
+    return lambda: next(scores)
+
+
+def rate(trainer):
+    return trainer.optimisers[0].rule.param_groups[0]["lr"]
+
+
+def test_plateaus_lower_the_learning_rate():
+    trainer = small_trainer("vqvae", validate=scripted((*SCORES, 1.0)), learning_rate=8e-4, **PLATEAU)
+    for score, expected in zip(SCORES, RATES):
+        assert "validation_score_nats" not in trainer.step()
+        np.testing.assert_equal(trainer.step()["validation_score_nats"], score)
+        assert rate(trainer) == pytest.approx(expected)
+    for _ in range(3):
+        trainer.step()
+    assert rate(trainer) == pytest.approx(1e-4), "0.5e-4 would be below the floor"
+
+
+def test_a_plateau_survives_a_resume():
+    trainer = small_trainer("vqvae", validate=scripted(SCORES), learning_rate=8e-4, **PLATEAU)
+    for _ in range(10):
+        trainer.step()
+    resumed = small_trainer("vqvae", validate=scripted(SCORES[5:]), learning_rate=8e-4, **PLATEAU)
+    resumed.load_state(trainer.state())
+    for _ in range(9):
+        trainer.step(), resumed.step()
+    assert rate(trainer) == rate(resumed) == pytest.approx(1e-4)
+    assert trainer.plateau.state() == resumed.plateau.state()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"plateau_factor": 0.5},
+        {"plateau_factor": 1.0, "validation_steps": 5},
+        {"plateau_patience": -1},
+        {"validation_steps": -1},
+        {"plateau_floor": 0.0},
+        {"micro_batches": 3},
+    ],
+)
+def test_bad_optimisation_is_refused_at_once(changes):
+    with pytest.raises(ValueError, match=next(iter(changes))):
+        OptimisationConfig(batch=4, **changes)
+
+
+def test_tf32_needs_cuda():
+    with pytest.raises(UserError, match="precision tf32 needs a CUDA device, got 'cpu'"):
+        small_trainer("vqvae", precision="tf32")
+
+
+def test_the_score_is_the_beta_elbo_with_fixed_noise():
+    """A generative network that ignores its codes, and q made uniform: the KL is 0, the likelihood a closed form."""
+    model = small_trainer("daps").model
+    with torch.no_grad():
+        for parameter in (
+            *model.recognition.decoder.output.parameters(),
+            *model.generative.decoder.output.parameters(),
+        ):
+            parameter.zero_()
+    x = Noise().sample(7, torch.Generator().manual_seed(0))
+    score = held_out_score(model, x, batch=3, seed=0)
+    variance = get_preset("daps", "small").likelihood.variance
+    expected = -0.5 * (x.double().square() / variance + np.log(2 * np.pi * variance)).sum(dim=(1, 2)).mean()
+    assert score() == pytest.approx(expected.item(), rel=1e-6)
+    model = small_trainer("daps").model
+    score = held_out_score(model, x, batch=3, seed=0)
+    assert score() == score()
+
+
+def test_validation_runs_on_held_out_clips(motions, tmp_path):
+    settings = (
+        *TINY,
+        "validation_steps=2",
+        "plateau_factor=0.5",
+        "plateau_patience=0",
+        "precision=bf16",
+        "micro_batches=2",
+    )
+    result = train(flags(motions, tmp_path / "run", set=settings, steps=4))
+    assert np.isfinite(result["validation_score_nats"]) and result["samples_per_s"] > 0.0 and result["ranks"] == 1
+    assert load_state(tmp_path / "run")["plateau"]["best"] > -np.inf
+
+
+def test_cuda_graphs_need_cuda(motions, tmp_path):
+    with pytest.raises(UserError, match="--cuda-graphs needs a CUDA device, got 'cpu'"):
+        train(flags(motions, tmp_path / "run", cuda_graphs=True))
+    assert not list(tmp_path.iterdir())
