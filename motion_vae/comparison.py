@@ -49,11 +49,16 @@ def compare(runs: Sequence[Path], flags: CompareFlags) -> dict[str, PlainValue]:
     if not folders:
         raise UserError("no runs to compare: give run folders of train_motion_vae, e.g. motionlex compare runs/*")
     evaluated = read_runs(folders)
-    notes = check_conditions(evaluated, mixed=flags.mixed)
+    differences = check_conditions(evaluated, mixed=flags.mixed)
+    notes = list(differences)
     groups = summarise_groups(evaluated)
     for key, name in (("steps", "steps"), ("bits_per_segment", "bits per segment")):
         if len({group[key] for group in groups}) > 1:
             notes.append(f"rows differ in {name}")
+    baselines = [b for run in evaluated if isinstance(b := run.evaluation.get("psnr_of_training_mean_db"), float)]
+    if baselines and not differences:
+        mean = student_interval(baselines)[0]
+        notes.append(f"predicting the mean of the training split has a pooled PSNR of {mean:.2f} dB")
     files = [str(flags.out / f"{NAME}.{ending}") for ending in ("md", "json", "png")]
     result: dict[str, PlainValue] = {"groups": groups, "notes": notes, "files": files}
     write_bytes(Path(files[0]), markdown(result).encode())

@@ -53,6 +53,9 @@ def make(tmp_path):
     return write
 
 
+MEAN = {"psnr_of_training_mean_db": 17.5}
+
+
 def run(folders, tmp_path, **flags):
     return compare(folders, CompareFlags(out=tmp_path / "out", **flags))
 
@@ -91,7 +94,9 @@ def test_only_the_seed_and_the_place_of_the_data_may_differ_within_a_row(make, t
 
 def test_files_and_table(make, tmp_path):
     runs = [make("a", psnr_db=30.0), make("b", seed=1, psnr_db=31.0), make("c", method="vqvae", psnr_db=28.0)]
+    write_json(runs[0] / "evaluation.json", {**json.loads((runs[0] / "evaluation.json").read_text()), **MEAN})
     result = run(runs, tmp_path)
+    assert result["notes"] == ["predicting the mean of the training split has a pooled PSNR of 17.50 dB"]
     out = tmp_path / "out"
     assert result["files"] == [str(out / f"comparison.{ending}") for ending in ("md", "json", "png")]
     assert json.loads((out / "comparison.json").read_text()) == json.loads(json.dumps(result))
