@@ -286,6 +286,8 @@ def test_every_method_runs_on_tiny_images(method):
         ("vqvae", "cifar10", {"commitment": 0.25, "vocabulary": 512}),
         ("fsq", "mnist", {"levels": (8, 6, 5), "reconstruction": "likelihood"}),
         ("ppo", "mnist", {"beta_start": 1.0, "beta_end": 0.01, "clip": 0.2}),
+        ("gaussian", "mnist", {"latent_width": 2, "beta_start": 1.0, "beta_end": 0.01}),
+        ("rrvq", "cifar10_rrvq", {"grid_tokens": (256, 64, 16, 4, 1), "vocabulary": 256, "embedding_width": 128}),
         ("reinforce", "mnist_tutorial", {"constant_nats": -125.0, "samples": 1, "vocabulary": 8, "beta_end": 1.0}),
         ("fsq", "imagenet256", {"levels": (8, 5, 5, 5)}),
     ],

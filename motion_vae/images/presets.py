@@ -11,7 +11,8 @@ from motionlex.data.errors import unknown_name
 from motionlex.motion_vae.contract import Preset
 from motionlex.motion_vae.domain import NetworkConfig
 from motionlex.motion_vae.images.domain import ImageDomain
-from motionlex.motion_vae.images.settings import SETTINGS, ImageSetting
+from motionlex.motion_vae.images.setting import ImageSetting
+from motionlex.motion_vae.images.settings import SETTINGS
 from motionlex.motion_vae.registry import get_method
 
 
@@ -43,8 +44,8 @@ def image_preset(method: str, setting: str) -> tuple[Preset, ImageDomain]:
     changes = {name: value for name, value in common.items() if name in known}
     config = replace(config, **{**changes, **chosen.methods.get(method, {})})
     optimisation = replace(chosen.optimisation, **chosen.optimisations.get(method, {}))
-    preset = Preset(method=config, optimisation=optimisation, likelihood=chosen.domain.likelihood_config)
-    return preset, chosen.domain
+    domain = replace(chosen.domain, **chosen.domains.get(method, {}))
+    return Preset(method=config, optimisation=optimisation, likelihood=domain.likelihood_config), domain
 
 
 def _networks(setting: ImageSetting, config: object) -> NetworkConfig:
