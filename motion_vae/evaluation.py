@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from motionlex.data.datasets import load_dataset
@@ -17,13 +16,20 @@ from motionlex.data.segments import SegmentSource
 from motionlex.data.storage import finite, write_json
 from motionlex.motion_vae import metrics
 from motionlex.motion_vae.bounds import iwae_bounds
-from motionlex.motion_vae.checkpoint import RunConfig, TrainedAutoencoder, load_config, load_run
+from motionlex.motion_vae.checkpoint import (
+    META_FILE,
+    RunConfig,
+    TrainedAutoencoder,
+    load_config,
+    load_run,
+    read_json,
+)
 from motionlex.motion_vae.measurement import Measured, by_category, describe_size, measure, summarise
 from motionlex.motion_vae.registry import PlainValue, domain_from_plain
 from motionlex.motion_vae.trainer import resolve_device
 from motionlex.motion_vae.trajectories.domain import TrajectoryDomain
-from motionlex.motion_vae.trajectories.poses import pose_errors, segment_poses
-from motionlex.motion_vae.trajectories.strips import Renderer, one_of_each, reconstruction_strip
+from motionlex.motion_vae.trajectories.poses import pose_errors
+from motionlex.motion_vae.trajectories.strips import Renderer
 
 EVALUATION_FILE = "evaluation.json"
 """Where the result is kept in the run folder; ``motionlex compare`` reads it."""
@@ -84,6 +90,7 @@ def evaluate_run(
         raise UserError(f"{run} encodes data of the kind {domain.kind!r}, not motion: see motionlex benchmark-images")
     out = run if flags.out is None else flags.out
     _check_writable(out)
+    _check_not_bundled(out)
     trained = load_run(run, device)
     kinematics = ForwardKinematics(get_robot("h1"))
     source = _load_source(trained, flags, kinematics, domain.grid[0])
@@ -98,7 +105,11 @@ def evaluate_run(
         **_bound(trained, source, flags, device),
     }
     if flags.figures:
-        drawn = _draw(out / "figures", run, measured, trained, source, flags.figure_segments, renderer)
+        from motionlex.motion_vae.run_figures import draw_run  # matplotlib is slow to import and wanted only here
+
+        drawn = draw_run(
+            out / "figures", run, measured, trained, source, segments=flags.figure_segments, renderer=renderer
+        )
         result["figures"] = [str(path) for path in drawn]
     write_json(out / EVALUATION_FILE, typing.cast("Mapping[str, object]", finite(result)))
     return result
@@ -204,35 +215,6 @@ def _load_source(
     return SegmentSource(clips, trained.statistics, kinematics=kinematics, frames=frames)
 
 
-def _draw(
-    folder: Path,
-    run: Path,
-    measured: Measured,
-    trained: TrainedAutoencoder,
-    source: SegmentSource,
-    segments: int,
-    renderer: Callable[[], Renderer] | None,
-) -> list[Path]:
-    """Write the figures of a run; those without material (no logs, no codes, no renderer) are left out."""
-    from motionlex.motion_vae import figures  # matplotlib is slow to import and wanted only here
-
-    drawn: list[Path] = []
-    if curves := figures.read_curves(run / "tensorboard"):
-        drawn.append(figures.save(figures.training_curves(curves), folder / "training_curves.png"))
-    if measured.counts is not None:
-        drawn.append(figures.save(figures.code_usage(measured.counts.numpy()), folder / "code_usage.png"))
-    if renderer is None:
-        return drawn
-    render, hz = renderer(), trained.statistics.hz
-    truth, decoded = measured.poses(None)
-    names = [source.clips[clip].category for clip in np.concatenate(measured.clips)[: len(truth)]]
-    for number, index in enumerate(one_of_each(names, segments)):
-        poses = [segment_poses(values[index : index + 1], trained.statistics)[0] for values in (truth, decoded)]
-        strip = reconstruction_strip(poses[0], poses[1], render, hz=hz, title=names[index])
-        drawn.append(figures.save_picture(strip, folder / f"reconstruction_{number}.png"))
-    return drawn
-
-
 def _check_flags(flags: EvaluateFlags) -> None:
     for name in ("batches", "batch", "keypoint_segments", "iwae_segments", "figure_segments"):
         check_number(f"--{name.replace('_', '-')}", getattr(flags, name), above=0)
@@ -250,3 +232,10 @@ def _check_writable(folder: Path) -> None:
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
         why = "is read-only" if above.is_dir() else "is no folder"
         raise UserError(f"{EVALUATION_FILE} cannot be written: {above} {why}; give another --out")
+
+
+def _check_not_bundled(folder: Path) -> None:
+    """Refuse to add files to a part of a bundle, whose card lists all of them: it would not load any more."""
+    card = folder.absolute().parent / META_FILE
+    if card.is_file() and "sha256" in read_json(card):
+        raise UserError(f"{folder} is part of the bundle {card.parent}, which takes no more files; give another --out")

@@ -436,6 +436,14 @@ def test_the_result_does_not_depend_on_what_else_is_measured(toy_data, tiny_vae_
     }
 
 
+def test_a_bundle_gets_no_further_files(toy_data, tiny_bundle, tmp_path):
+    before = sorted(tiny_bundle.rglob("*"))
+    with pytest.raises(UserError, match=r"is part of the bundle .* give another --out"):
+        evaluate_run(tiny_bundle / "vae", EvaluateFlags(**SMALL))
+    evaluate_run(tiny_bundle / "vae", EvaluateFlags(**SMALL, out=tmp_path))
+    assert sorted(tiny_bundle.rglob("*")) == before and (tmp_path / "evaluation.json").is_file()
+
+
 def test_mistakes_are_found_before_anything_is_measured(toy_data, tiny_vae_run, tmp_path):
     (tmp_path / "file").write_text("")
     for changes, message in (
