@@ -1,4 +1,4 @@
-"""The contract over every registered method, and what only DAPS promises."""
+"""What DAPS, VQ-VAE and the registry promise beyond the contract of all methods (test_vae_contract.py)."""
 
 import math
 
@@ -12,13 +12,10 @@ from motionlex.motion_vae.domain import NetworkConfig
 from motionlex.motion_vae.methods.daps import LOG_ETA_RANGE, DAPSConfig
 from motionlex.motion_vae.optimisation import build_optimisers, clip_gradients_adaptively
 from motionlex.motion_vae.registry import (
-    available_methods,
     build_model,
-    from_plain,
     get_method,
     get_preset,
     override,
-    to_plain,
 )
 from motionlex.motion_vae.trajectories.domain import TrajectoryDomain
 
@@ -27,89 +24,11 @@ TINY = ("width=8", "heads=2", "layers=1", "generator_layers=1", "mlp_ratio=2", "
 
 
 def tiny_model(method, *settings, seed=0):
-    preset = get_preset(method, "small")
-    sizes = (*TINY[:-1], "levels=3,3") if "levels" in to_plain(preset.method) else TINY
-    return build_model(method, override(preset, (*sizes, *settings)).method, SHAPE, seed=seed)
-
-
-# Hierarchies and continuous relatives are held to the contract of test_vae_contract.py.
-CODEBOOK_METHODS = [
-    name
-    for name in available_methods()
-    if {"vocabulary", "levels"} & set(to_plain(get_preset(name, "small").method))
-    and "networks" in to_plain(get_preset(name, "small").method)
-]
+    return build_model(method, override(get_preset(method, "small"), (*TINY, *settings)).method, SHAPE, seed=seed)
 
 
 def segments(batch=3):
     return torch.randn(batch, SHAPE.frames, SHAPE.features, generator=torch.Generator().manual_seed(0))
-
-
-@pytest.mark.parametrize("method", CODEBOOK_METHODS)
-class TestContract:
-    def test_codes(self, method):
-        model = tiny_model(method)
-        codes = model.encode(segments(), torch.Generator().manual_seed(1))
-        assert codes.indices.shape == (3, model.tokens) and codes.indices.dtype == torch.int64
-        assert 0 <= codes.indices.min() and codes.indices.max() < model.vocabulary
-        assert codes.log_prob is None or (codes.log_prob.shape == (3,) and (codes.log_prob <= 0).all())
-        torch.testing.assert_close(model.embed(codes.indices), model.codebook[codes.indices])
-        again = model.encode(segments(), torch.Generator().manual_seed(1))
-        assert torch.equal(codes.indices, again.indices)
-
-    def test_decoding_gives_a_distribution_over_segments(self, method):
-        model = tiny_model(method)
-        distribution = model.decode(model.encode(segments(), torch.Generator().manual_seed(1)))
-        assert distribution.mean.shape == segments().shape
-        assert distribution.log_prob(segments()).shape == (3,)
-        assert (distribution.log_prob(distribution.mean) >= distribution.log_prob(segments())).all()
-
-    def test_kl_is_between_zero_and_all_bits(self, method):
-        model = tiny_model(method)
-        kl = model.kl_to_prior(segments(), model.encode(segments(), torch.Generator().manual_seed(1)))
-        assert kl.shape == (3,) and (kl >= 0).all() and (kl <= model.tokens * math.log(model.vocabulary) + 1e-4).all()
-
-    def test_total_is_the_sum_of_its_terms(self, method):
-        terms = tiny_model(method).loss(segments(), torch.Generator().manual_seed(1), progress=0.5)
-        assert terms.total.item() == pytest.approx(sum(t.item() for t in terms.terms.values()), rel=1e-5)
-        assert all(not value.requires_grad and value.ndim == 0 for value in {**terms.terms, **terms.metrics}.values())
-
-    def test_every_trainable_parameter_is_in_one_group_and_gets_a_gradient(self, method):
-        model = tiny_model(method)
-        grouped = [id(p) for group in model.parameter_groups() for p in group.parameters]
-        trainable = {id(p) for p in model.parameters() if p.requires_grad}
-        assert len(grouped) == len(set(grouped)) and set(grouped) == trainable
-        model.loss(segments(), torch.Generator().manual_seed(1), progress=1.0).total.backward()
-        missing = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
-        assert not missing
-
-    def test_a_few_updates_reduce_the_error_on_one_batch(self, method):
-        model = tiny_model(method)
-        optimisers = build_optimisers(model, OptimisationConfig(learning_rate=1e-2))
-        generator = torch.Generator().manual_seed(1)
-        errors = []
-        for _ in range(60):
-            terms = model.loss(segments(), generator, progress=1.0)
-            errors.append(terms.metrics["mean_squared_error"].item())
-            terms.total.backward()
-            for optimiser in optimisers:
-                optimiser.update(0.0)
-            model.after_update()
-        assert sum(errors[-10:]) < 0.8 * sum(errors[:10])
-
-    def test_weights_depend_on_the_seed_alone(self, method):
-        before = torch.random.get_rng_state()
-        first, again, other = tiny_model(method), tiny_model(method), tiny_model(method, seed=1)
-        assert torch.equal(before, torch.random.get_rng_state())
-        assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters()))
-        assert not all(torch.equal(a, b) for a, b in zip(first.parameters(), other.parameters()))
-
-    def test_presets_and_plain_data(self, method):
-        assert {"paper", "small"} <= set(get_method(method).presets)
-        for name in get_method(method).presets:
-            preset = get_preset(method, name)
-            assert from_plain(type(preset.method), to_plain(preset.method)) == preset.method
-            assert preset.method.vocabulary >= 2
 
 
 def gradients(model):
