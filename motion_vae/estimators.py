@@ -175,7 +175,7 @@ def conditional_gumbels(
 
     Raises:
         ValueError: If there are no samples.
-    Source: Paulus et al. 2020, equation 8; Maddison et al. 2014, truncated Gumbels.
+    Source: Paulus et al. 2020, section 3 (the conditional law); Maddison et al. 2014 (truncated Gumbels).
     """
     if samples < 1:
         raise ValueError(f"samples must be at least 1, got {samples}")
@@ -210,15 +210,16 @@ def gumbel_rao(
         generator: Source of the conditional noise.
         temperature: tau > 0.
         samples: K, conditional draws per code.
-        as_published: Differentiate through g_k(l) as well, as the paper's text says and public code does. Then the
-            mean is another one.
+        as_published: Differentiate through g_k(l) as well, as the paper's text says and public code does. The mean is
+            then another one, and small: between two codes every Jacobian shrinks by p (1 - exp(-|x|)), with p the
+            probability of the draw and x the difference of the perturbed logits.
 
     Returns:
         The one-hot of ``index``, exactly, with the averaged gradient.
 
     Raises:
         ValueError: If the temperature is not positive or there are no samples.
-    Source: Paulus et al. 2020, equations 9 and 10.
+    Source: Paulus et al. 2020, section 3 (GR-MCK).
     Departure: the derivative leaves g_k alone unless ``as_published``.
     """
     if not temperature > 0.0:

@@ -167,22 +167,25 @@ def autoregressive_optimisation() -> OptimisationConfig:
 
 
 def small() -> Preset[GumbelConfig]:
-    """Sized for two CPU cores: at most one second per step."""
-    method = GumbelConfig(vocabulary=256, networks=NetworkConfig(width=64), aligned_memory=True)
+    """Sized for two CPU cores: at most one second per step.
+
+    Departures from the paper, each for a run of minutes: narrower networks, 256 codes, the encoder's tokens added to
+    the decoder's input, beta from 0.1, a larger learning rate.
+    """
+    method = GumbelConfig(vocabulary=256, networks=NetworkConfig(width=64), beta_start=0.1, aligned_memory=True)
     return Preset(method=method, optimisation=small_optimisation())
 
 
 def small_na() -> Preset[GumbelConfig]:
-    """The same size and schedule with a factorised posterior and four encoder blocks."""
-    method = replace(
-        small().method, factorisation="factorised", networks=NetworkConfig(width=64, layers=4), aligned_memory=False
-    )
+    """The same size and schedule with a factorised posterior, four encoder blocks and the paper's temperatures."""
+    networks = NetworkConfig(width=64, layers=4)
+    method = replace(paper_na().method, vocabulary=256, networks=networks, beta_start=0.1)
     return Preset(method=method, optimisation=small_optimisation())
 
 
 def small_optimisation() -> OptimisationConfig:
     """Optimisation of the small presets of both relaxations."""
-    return OptimisationConfig(batch=64, steps=5500, hz=50.0, learning_rate=1e-3, learning_rate_end=5e-5)
+    return OptimisationConfig(batch=64, steps=5500, hz=50.0, learning_rate=2e-3, learning_rate_end=5e-5)
 
 
 METHODS = (
