@@ -36,6 +36,8 @@ TINY = ("width=8", "heads=2", "layers=1", "generator_layers=1", "mlp_ratio=2")
 
 def tiny(method, *settings, seed=0, vocabulary=6):
     sizes = TINY if method == "fsq" else (*TINY, f"vocabulary={vocabulary}")
+    if method == "vqvae":
+        sizes = (*sizes, "codebook_update=ema", "kmeans_start=false", "replace_dead=never")
     return build_model(method, override(get_preset(method, "small"), (*sizes, *settings)).method, SHAPE, seed=seed)
 
 

@@ -139,7 +139,7 @@ class TestSQVAE:
         assert torch.trapezoid(q.exp() * expected, grid).item() == pytest.approx(exact.item(), rel=1e-8)
 
     def test_loss_is_the_sum_of_these_parts(self):
-        model, x = tiny("sq_vae", "dequantisation_noise=false", "straight_through=true"), segments()
+        model, x = tiny("sq_vae", "variance_start=20", "kmeans_start=false", "straight_through=true"), segments()
         terms = model.loss(x, generator(), progress=1.0)
         z = model.encoder(x)
         logits = model.logits(z)

@@ -34,8 +34,8 @@ class GMVQConfig:
     """Sizes of the networks."""
     reconstruction: Reconstruction = "squared_error"
     """Reconstruction term: mean squared error, or negative log-likelihood [nat] per element."""
-    gamma: float = 0.1
-    """Weight of the regularisation (latents and codes) against the reconstruction."""
+    gamma: float = 0.01
+    """Weight of the regularisation (latents and codes) against the reconstruction; the paper tunes it unnamed."""
     beta: float = 1.0
     """Weight of the KL of the aggregated posterior within it; above 1 it is the paper's entropy variant."""
     mixture_variance: float = 0.5

@@ -36,8 +36,9 @@ class SQVAEConfig:
     paper; likelihood: the domain's own, e.g. of fixed variance."""
     variance_start: float = 20.0
     """sigma^2 of the (de)quantisation at the first step, in units of the codes squared."""
-    dequantisation_noise: bool = True
-    """Quantise z = encoder output + sigma * noise, as derived; false quantises the output itself, as public code."""
+    dequantisation_noise: bool = False
+    """Quantise z = encoder output + sigma * noise, as derived; false quantises the output itself, as the authors'
+    code does: for a long time the noise decides over the code, and learning waits."""
     temperature_start: float = 1.0
     """Temperature of the Gumbel-softmax at the first step."""
     temperature_end: float = 0.1
@@ -186,8 +187,13 @@ def paper() -> Preset[SQVAEConfig]:
 
 
 def small() -> Preset[SQVAEConfig]:
-    """Sized for two CPU cores: at most one second per step."""
-    method = SQVAEConfig(vocabulary=256, networks=NetworkConfig(width=64, layers=4))
+    """Sized for two CPU cores: at most one second per step.
+
+    The variance starts at that of the encoder's outputs and the codes among them: from 20 and random codes the
+    posterior is uniform for longer than such a run lasts.
+    """
+    networks = NetworkConfig(width=64, layers=4)
+    method = SQVAEConfig(vocabulary=256, networks=networks, variance_start=1.0, kmeans_start=True)
     return Preset(method=method, optimisation=OptimisationConfig(batch=128, steps=3000, hz=50.0, learning_rate=1e-3))
 
 
