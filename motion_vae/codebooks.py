@@ -137,7 +137,7 @@ class MovingCodebook(nn.Module):
 
 
 class KMeansStart(nn.Module):
-    """Sets a codebook to the cluster means of the first batch, once in the life of a run.
+    """Sets a codebook to the cluster means of the first batch (of its first part on rank 0), once in a run.
 
     Source: Lancucki et al. 2020; GM-VQ, section 5.1, for all methods of its table.
     """

@@ -69,14 +69,20 @@ def k_means(
     Source: Arthur & Vassilvitskii 2007 (start), Lloyd 1982.
     """
     vectors = full_precision(vectors)
-    centres = vectors.new_empty(codes, vectors.shape[-1])
-    distance = torch.full_like(vectors[:, 0], torch.finfo(vectors.dtype).max)
-    chosen = torch.randint(len(vectors), (1,), generator=generator, device=vectors.device)
+    centred = vectors - vectors.mean(dim=0)
+    squares = centred.square().sum(dim=-1)
+    distance = torch.full_like(squares, torch.finfo(vectors.dtype).max)
+    chosen = torch.randint(len(vectors), (codes,), generator=generator, device=vectors.device)
     for code in range(codes):
-        centres[code] = vectors[chosen[0]]
-        distance = torch.minimum(distance, (vectors - centres[code]).square().sum(dim=-1))
-        weight = distance if bool(distance.sum() > 0.0) else torch.ones_like(distance)
-        chosen = torch.multinomial(weight, 1, generator=generator)
+        if code > 0 and bool((distance > 0.0).any()):
+            chosen[code] = torch.multinomial(distance, 1, generator=generator)[0]
+        centre = centred[chosen[code]]
+        # Multiplied out it is one product per centre; rounding may leave a chosen vector a little off zero.
+        with torch.autocast(vectors.device.type, enabled=False):
+            to_centre = squares - 2.0 * centred @ centre + centre.square().sum()
+        distance = torch.minimum(distance, to_centre.clamp_min(0.0))
+        distance[chosen[code]] = 0.0
+    centres = vectors[chosen]
     for _ in range(iterations):
         counts, sums = code_sums(vectors, nearest_code(vectors.unsqueeze(0), centres)[0], codes)
         centres = torch.where(counts.unsqueeze(-1) > 0.0, sums / counts.clamp_min(1.0).unsqueeze(-1), centres)
