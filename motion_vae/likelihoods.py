@@ -46,8 +46,8 @@ class LikelihoodConfig:
                 f"wanted 0 < smallest_variance < largest_variance, got {self.smallest_variance} and "
                 f"{self.largest_variance}"
             )
-        if not self.variance > 0.0:
-            raise ValueError(f"variance must be positive, got {self.variance}")
+        if not 0.0 < self.variance < math.inf:
+            raise ValueError(f"variance must be positive and finite, got {self.variance}")
 
 
 class LikelihoodHead(nn.Module):
@@ -93,6 +93,21 @@ class LikelihoodHead(nn.Module):
 def _bounded_variance(log_variance: Float[Tensor, "*shape"], config: LikelihoodConfig) -> Float[Tensor, "*shape"]:
     """Clip a variance to its bounds (DAPS: learned variance in [0.01, 1])."""
     return log_variance.clamp(math.log(config.smallest_variance), math.log(config.largest_variance)).exp()
+
+
+def bits_per_dimension(log_prob: Float[Tensor, "*shape"], values: int) -> Float[Tensor, "*shape"]:
+    r"""Turn a log-probability, or a bound of it, of discrete data into the usual unit of image models.
+
+    .. math:: -\frac{\ln p(x)}{D \ln 2}
+
+    Args:
+        log_prob: ln p(x) [nat] of whole examples.
+        values: D, values of an example (pixels times colours).
+
+    Returns:
+        Bits per value; 8 for uniform bytes.
+    """
+    return -log_prob / (values * math.log(2.0))
 
 
 class DiscretisedLogistic(Distribution):

@@ -26,6 +26,10 @@ from motionlex.motion_vae.responsibilities import categorical_kl, code_bits, res
 LOG_VARIANCE_LIMIT = math.log(1e4)
 """Largest size of a learned log-variance, so that no code can claim all or no embeddings by its scale alone."""
 
+CODE_LENGTH = 2.0
+"""Typical distance of an initial code from the origin, in units of the initial standard deviations (not in the paper):
+near codes overlap, so that the first distributions are neither uniform nor one-hot, whatever the width."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RRVQConfig(HierarchyConfig):
@@ -76,8 +80,7 @@ class RRVQ(HierarchicalAutoencoder):
             posterior=width,
             prior=width if config.prior == "responsibilities" else config.vocabulary,
         )
-        # Unit distances between typical codes: a mixture of unit variances then starts undecided, not one-hot.
-        starts = [torch.randn(config.vocabulary, width) / math.sqrt(width) for _ in range(self.layers)]
+        starts = [torch.randn(config.vocabulary, width) * CODE_LENGTH / math.sqrt(width) for _ in range(self.layers)]
         self.means = nn.ParameterList(nn.Parameter(start) for start in starts)
         self.log_variances = (
             nn.ParameterList(nn.Parameter(torch.zeros_like(start)) for start in starts)
@@ -220,6 +223,7 @@ def paper() -> Preset[RRVQConfig]:
         optimiser="adamax",
         learning_rate=8e-4,
         weight_decay=0.0,
+        adaptive_clipping=None,
         validation_steps=1000,
         plateau_factor=0.8,
         plateau_patience=20,
@@ -229,14 +233,18 @@ def paper() -> Preset[RRVQConfig]:
 
 
 def small() -> Preset[RRVQConfig]:
-    """Sized for two CPU cores: at most one second per step."""
-    method = RRVQConfig(embedding_width=32, ladder=LadderConfig(width=64, blocks=2), beta_start=0.1, beta_end=0.01)
+    """Sized for two CPU cores: at most one second per step.
+
+    Departures from the paper, each for a run of minutes: smaller networks, Adam at a higher rate with clipping (AdaMax
+    is slower at first), weights of the KL for motion.
+    """
+    method = RRVQConfig(embedding_width=64, ladder=LadderConfig(width=64, blocks=2), beta_start=0.1, beta_end=0.01)
     optimisation = OptimisationConfig(
         batch=64,
         steps=5500,
         hz=50.0,
-        optimiser="adamax",
-        learning_rate=4e-3,
+        optimiser="adam",
+        learning_rate=5e-3,
         learning_rate_end=1e-4,
         weight_decay=0.0,
     )

@@ -127,7 +127,9 @@ def _both(posterior: Tensor, prior: Tensor | None) -> tuple[Parameters, Paramete
 def paper() -> Preset[SpatialVAEConfig]:
     """Appendix B carried over to motion: a quarter as many tokens as frames, 2 residual blocks of 32 channels."""
     method = SpatialVAEConfig(beta_start=2.0, beta_end=0.01)
-    optimisation = OptimisationConfig(batch=64, optimiser="adamax", learning_rate=8e-4, weight_decay=0.0)
+    optimisation = OptimisationConfig(
+        batch=64, optimiser="adamax", learning_rate=8e-4, weight_decay=0.0, adaptive_clipping=None
+    )
     return Preset(method=method, optimisation=optimisation)
 
 
@@ -138,8 +140,8 @@ def small() -> Preset[SpatialVAEConfig]:
         batch=64,
         steps=5500,
         hz=50.0,
-        optimiser="adamax",
-        learning_rate=4e-3,
+        optimiser="adam",
+        learning_rate=5e-3,
         learning_rate_end=1e-4,
         weight_decay=0.0,
     )
