@@ -18,8 +18,11 @@ CPU = torch.device("cpu")
 DOMAIN = TrajectoryDomain(frames=4, features=5)
 TINY = ("width=8", "heads=2", "layers=1", "generator_layers=1", "mlp_ratio=2", "vocabulary=6")
 CASES = {
-    "gradient_codebook": ("vqvae", ("codebook_update=gradient", "kmeans_start=false")),
-    "moving_codebook": ("vqvae", ("codebook_update=ema", "kmeans_start=false")),
+    "gradient_codebook": (
+        "vqvae",
+        ("codebook_update=gradient", "kmeans_start=false", "continuous=0", "replace_dead=never"),
+    ),
+    "moving_codebook": ("vqvae", ("codebook_update=ema", "kmeans_start=false", "continuous=0", "replace_dead=never")),
     "policy_search": ("daps", ("samples=3", "ess_target=0.5")),
 }
 BATCH = 64

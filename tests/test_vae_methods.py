@@ -98,7 +98,9 @@ def test_temperature_moves_towards_the_target(eta, rises):
 
 
 def test_ema_codebook_is_the_mean_of_what_it_codes():
-    model = tiny_model("vqvae", "codebook_update=ema", "kmeans_start=false", "replace_dead=never", "ema_decay=0.001")
+    model = tiny_model(
+        "vqvae", "codebook_update=ema", "kmeans_start=false", "continuous=0", "replace_dead=never", "ema_decay=0.001"
+    )
     x = segments(8)
     with torch.no_grad():
         vectors = model.encoder(x)

@@ -37,7 +37,14 @@ TINY = ("width=8", "heads=2", "layers=1", "generator_layers=1", "mlp_ratio=2")
 def tiny(method, *settings, seed=0, vocabulary=6):
     sizes = TINY if method == "fsq" else (*TINY, f"vocabulary={vocabulary}")
     if method == "vqvae":
-        sizes = (*sizes, "codebook_update=ema", "kmeans_start=false", "replace_dead=never")
+        sizes = (
+            *sizes,
+            "codebook_update=ema",
+            "kmeans_start=false",
+            "replace_dead=never",
+            "continuous=0",
+            "ema_decay=0.99",
+        )
     return build_model(method, override(get_preset(method, "small"), (*sizes, *settings)).method, SHAPE, seed=seed)
 
 
@@ -359,3 +366,18 @@ def test_bad_values_are_refused_at_configuration_time(config, values, message):
 def test_bad_settings_are_the_users_error():
     with pytest.raises(UserError, match="every level must be >= 3"):
         override(get_preset("fsq", "small"), ("levels=8,2",))
+
+
+def test_the_part_without_codes_trains_both_networks_and_leaves_the_codebook_alone():
+    model, x = tiny("vqvae", "kmeans_start=true", "continuous=0.5"), segments()
+    before = model.table.clone()
+    terms = model.loss(x, generator(), progress=0.4)
+    terms.total.backward()
+    model.after_update()
+    assert set(terms.terms) == {"reconstruction"} and torch.equal(model.table, before)
+    assert all(p.grad is not None for part in (model.encoder, model.generative.decoder) for p in part.parameters())
+    model.loss(x, generator(), progress=0.5)
+    assert not torch.equal(model.table, before), "the codes start at clusters of the first batch that is quantised"
+    for bad in ("continuous=1", "kmeans_start=false"):
+        with pytest.raises(UserError, match="continuous"):
+            tiny("vqvae", "kmeans_start=true", "continuous=0.5", bad)

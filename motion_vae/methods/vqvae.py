@@ -45,7 +45,9 @@ class VQVAEConfig:
     l2_normalise: bool = False
     """Scale encoder outputs and codes to unit length, so that the nearest code is the one of largest cosine."""
     kmeans_start: bool = False
-    """Start the codebook at the cluster means of the first batch."""
+    """Start the codebook at the cluster means of the first batch that is quantised."""
+    continuous: float = 0.0
+    """Share of the schedule that trains without codes first; needs kmeans_start, which then has outputs to cluster."""
     replace_dead: Literal["never", "rare", "unused"] = "never"
     """Replace codes with a small running count, or without a vector for some time, by vectors of the batch."""
     dead_share: float = 0.02
@@ -77,6 +79,8 @@ class VQVAEConfig:
             dead_steps=self.dead_steps,
             replace_every=self.replace_every,
         )
+        if not 0.0 <= self.continuous < 1.0 or (self.continuous > 0.0 and not self.kmeans_start):
+            raise ValueError(f"continuous must be in [0, 1) and needs kmeans_start, got {self.continuous}")
         if not 0.0 < self.ema_decay < 1.0:
             raise ValueError(f"ema_decay must be in (0, 1), got {self.ema_decay}")
         if not 0.0 < self.dead_share < 0.1:
@@ -156,7 +160,7 @@ class VQVAE(QuantisedAutoencoder):
         Source: Huh et al. 2023: first bring codes and encoder outputs together, then minimise the task.
         Departure: the first updates move codes only, the encoder keeps its commitment in the second.
         """
-        if self.config.alternate:
+        if self.config.alternate and progress >= self.config.continuous:
             with torch.no_grad():
                 vectors = self.latents(x)
             self._start(vectors, generator)
@@ -171,12 +175,18 @@ class VQVAE(QuantisedAutoencoder):
         Args:
             x: Data.
             generator: Draws the k-means start and the vectors for dead codes.
-            progress: Not used.
+            progress: step / schedule_steps; ends the part without codes.
 
-        Source: van den Oord et al. 2017, equation 3; means over elements instead of sums.
+        Source: van den Oord et al. 2017, equation 3; means over elements instead of sums. The part without codes is the
+            warm-up of Lancucki et al. 2020.
         """
         config = self.config
         continuous = self.latents(x)
+        if progress < config.continuous:
+            distribution = self.decode_embeddings(continuous)
+            loss = reconstruction_loss(distribution, x, config.reconstruction)
+            error = (distribution.mean - x).square().mean().detach()
+            return LossTerms(total=loss, terms={"reconstruction": loss.detach()}, metrics={"mean_squared_error": error})
         self._start(continuous.detach(), generator)
         indices = nearest_code(continuous.detach(), self.codebook)
         quantised = self.embed(indices)
@@ -242,17 +252,20 @@ def paper() -> Preset[VQVAEConfig]:
 def small() -> Preset[VQVAEConfig]:
     """Sized for two CPU cores: at most one second per step.
 
-    Departure from the plain method: k-means start and replacement of unused codes; without them a run of minutes ends
-    with one code in use.
+    Departure from the plain method: a tenth of the schedule without codes, k-means start and replacement of rare codes;
+    without them a run of minutes ends with one code in use.
     """
     method = VQVAEConfig(
         vocabulary=256,
         networks=NetworkConfig(width=64, layers=4),
-        codebook_update="gradient",
+        codebook_update="ema",
+        ema_decay=0.98,
         kmeans_start=True,
-        replace_dead="unused",
+        continuous=0.1,
+        replace_dead="rare",
     )
-    return Preset(method=method, optimisation=OptimisationConfig(batch=128, steps=3000, hz=50.0, learning_rate=1e-3))
+    optimisation = OptimisationConfig(batch=64, steps=5500, hz=50.0, learning_rate=2e-3, learning_rate_end=5e-5)
+    return Preset(method=method, optimisation=optimisation)
 
 
 METHODS = (
