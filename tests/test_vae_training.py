@@ -246,7 +246,8 @@ def test_four_parts_of_16_give_the_gradients_of_64(update):
     """float64: only the order of sums differs; a moving codebook sees the vectors of all parts."""
     found = []
     for parts in (1, 4):
-        settings = (f"codebook_update={update}", "kmeans_start=false")  # clusters are those of the first part
+        # Clusters would be those of the first part.
+        settings = (f"codebook_update={update}", "kmeans_start=false", "continuous=0", "replace_dead=never")
         trainer = small_trainer("vqvae", *settings, micro_batches=parts, dtype=torch.float64)
         trainer.sampler.sample = lambda batch, generator: Noise().sample(batch, generator).double()
         trainer.optimisers = ()
