@@ -28,7 +28,8 @@ def sample_with_growing_cache(
     It is what the static cache, the shared keys and the inverse CDF are measured against.
     """
     repeated = memory.repeat_interleave(samples, dim=0)
-    context = network.context(memory).expand(len(memory), samples, -1, -1).flatten(0, 1)
+    context = network.context(memory).flatten(0, 1)
+    context = context.repeat_interleave(samples, dim=0) if network.aligned else context
     shared = [block.cross_attention.project_memory(repeated) for block in network.blocks]
     past: list[tuple[Tensor, Tensor] | None] = [None] * len(network.blocks)
     code = torch.full((len(repeated), 1), network.vocabulary, dtype=torch.long, device=memory.device)

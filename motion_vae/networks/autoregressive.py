@@ -23,15 +23,13 @@ def inverse_cdf_sample(
     Returns:
         The codes and their log-probabilities [nat].
     """
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    largest = logits.amax(dim=-1, keepdim=True)
-    mass = torch.exp(logits - largest)
-    cumulative = mass.cumsum(dim=-1)
+    probabilities = torch.softmax(logits.to(torch.promote_types(logits.dtype, torch.float32)), dim=-1)
+    cumulative = probabilities.cumsum(dim=-1)
     total = cumulative[:, -1:]
     draws = uniform.reshape(len(logits), -1)
     # right=True skips codes without mass; the clamp guards uniform * total rounding up to total.
     codes = torch.searchsorted(cumulative, draws * total, right=True).clamp_(max=logits.shape[-1] - 1)
-    log_q = logits.gather(-1, codes) - largest - mass.sum(dim=-1, keepdim=True).log()
+    log_q = probabilities.gather(-1, codes).log()
     return codes.view(uniform.shape), log_q.view(uniform.shape)
 
 
@@ -109,7 +107,11 @@ class AutoregressiveDecoder(nn.Module):
         """Turn uniform numbers, ``samples`` rows per memory, into code sequences; see :meth:`sample`."""
         batch, rows = memory.shape[0], uniform.shape[1]
         shared = [block.cross_attention.project_memory(memory) for block in self.blocks]
-        cache = [block.self_attention.cache(shared[0][0], rows, self.tokens) for block in self.blocks]
+        compiled = self.compiled_step is not None
+        cache = [
+            block.self_attention.cache(shared[0][0], rows, self.tokens, length_innermost=compiled)
+            for block in self.blocks
+        ]
         indices = torch.empty(self.tokens, rows, dtype=torch.long, device=memory.device)
         log_q = torch.zeros(rows, dtype=torch.promote_types(memory.dtype, torch.float32), device=memory.device)
         code = torch.full((rows,), self.vocabulary, dtype=torch.long, device=memory.device)
