@@ -1,9 +1,7 @@
 """Speed of the sampler and of one training step, as ratios and shares measured in one run."""
 
-import resource
-import sys
-import time
-from collections.abc import Callable, Sequence
+import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -21,8 +19,9 @@ from motionlex.motion_vae.networks.transformer import TransformerConfig
 from motionlex.motion_vae.posterior import AutoregressivePosterior
 from motionlex.motion_vae.precision import PRECISIONS, Precision, arithmetic, check_precision
 from motionlex.motion_vae.registry import PlainValue, build_model, get_preset, override
+from motionlex.motion_vae.timing import best_time, best_times, matrix_speed, peak_memory_mb, step_operations
 from motionlex.motion_vae.trainer import Trainer, resolve_device
-from motionlex.motion_vae.trajectories.domain import KERNEL, TrajectoryDomain
+from motionlex.motion_vae.trajectories.domain import TrajectoryDomain
 
 SHARPNESS = 4.0
 """Factor on the logits of the untrained sampler, so that its distribution is far from uniform like a trained one."""
@@ -112,9 +111,9 @@ def benchmark_sampler(config: SamplerBenchmark, reference: ReferenceSampler | No
     shape = (config.sequences // config.samples, network.tokens, network.config.width)
     memory = torch.randn(shape, generator=generator, device=device)
 
-    def ours() -> object:
+    def draw(sampler: AutoregressiveDecoder) -> object:
         with arithmetic(config.precision, device):
-            return network.sample(memory, config.samples, generator)
+            return sampler.sample(memory, config.samples, generator)
 
     def growing() -> object:
         with arithmetic(config.precision, device):
@@ -124,23 +123,27 @@ def benchmark_sampler(config: SamplerBenchmark, reference: ReferenceSampler | No
         network=network.config, vocabulary=network.vocabulary, tokens=network.tokens, sequences=config.sequences,
         device=device,
     )  # fmt: skip
-    functions = [ours, growing] if reference is None else [ours, growing, reference(size)]
-    changed = config.compile or config.cuda_graphs
-    eager = best_times([ours], config.repeats, device)[0] if changed else None
+    plain = copy.deepcopy(network) if config.compile or config.cuda_graphs else network
     if config.compile:
         compile_sampler(network, device)
     if config.cuda_graphs:
         capture_samplers(model, device)
-    seconds, growing_s, *other = best_times(functions, config.repeats, device)
+    functions = {"ours": lambda: draw(network), "eager": lambda: draw(plain), "growing": growing}
+    if reference is not None:
+        functions["other"] = reference(size)
+    if plain is network:
+        del functions["eager"]
+    times = dict(zip(functions, best_times(list(functions.values()), config.repeats, device), strict=True))
+    ratios = {name: seconds / times["ours"] for name, seconds in times.items()}
     return {
-        "seconds": seconds,
-        "speedup_vs_growing_cache": growing_s / seconds,
-        "speedup_vs_hf_generate": other[0] / seconds if other else None,
-        "speedup_vs_eager": None if eager is None else eager / seconds,
+        "seconds": times["ours"],
+        "speedup_vs_growing_cache": ratios["growing"],
+        "speedup_vs_hf_generate": ratios.get("other"),
+        "speedup_vs_eager": ratios.get("eager"),
         "compiled": config.compile,
         "cuda_graphs": config.cuda_graphs,
-        "growing_cache_s": growing_s,
-        "hf_generate_s": other[0] if other else None,
+        "growing_cache_s": times["growing"],
+        "hf_generate_s": times.get("other"),
         **_distribution_check(network, memory, config.samples, generator),
         "sequences": config.sequences,
         "tokens": network.tokens,
@@ -195,37 +198,21 @@ def benchmark_vae_step(config: StepBenchmark) -> dict[str, PlainValue]:
     domain = TrajectoryDomain(likelihood_config=preset.likelihood)
     model = build_model(config.method, preset.method, domain, seed=0)
     assert isinstance(model, DAPS)
-    source = _NoiseSource(domain)
-    trainer = Trainer(model, source, preset.optimisation, schedule_steps=1, seed=0, device=device)
+    trainer = Trainer(model, _NoiseSource(domain), preset.optimisation, schedule_steps=1, seed=0, device=device)
     trainer.steps = 1  # behind the schedule, hence behind a warm start
     if config.compile:
         compile_networks(model, device)
     if config.cuda_graphs:
         capture_samplers(model, device)
     batch, samples = preset.optimisation.batch, preset.method.samples
-    generator = trainer.model_generator
-    x = source.sample(batch // preset.optimisation.micro_batches, trainer.data_generator).to(device)
-
-    def timed(function: Callable[[], Tensor | None]) -> float:
-        return best_time(lambda: _forward_backward(function, precision, device), config.repeats, device)
-
-    with arithmetic(precision, device):
-        memory = model.recognition.memory(x).detach()
-        indices, _ = model.recognition.sample(memory, samples, generator)
-    repeats = preset.optimisation.micro_batches
-    sampling = repeats * timed(lambda: model.recognition.sample(memory, samples, generator)[1])
-    teacher = repeats * timed(lambda: model.recognition.log_prob(indices, memory).sum())
-    decoder = repeats * timed(lambda: model.generative(indices).log_prob(x.unsqueeze(1)).sum())
-    model.zero_grad(set_to_none=True)
+    parts = _part_times(model, trainer, samples, config.repeats)
     step = best_time(trainer.step, config.repeats, device)
     operations = step_operations(preset.method, domain, batch)
     floor = operations / matrix_speed(device, config.repeats, precision)
     return {
         "seconds_per_step": step,
         "samples_per_s": batch / step,
-        "sampling_s": sampling,
-        "teacher_forcing_s": teacher,
-        "decoder_s": decoder,
+        **parts,
         "arithmetic_floor_s": floor,
         "share_of_arithmetic_floor": floor / step,
         "teraflop_per_step": operations / 1e12,
@@ -242,71 +229,30 @@ def benchmark_vae_step(config: StepBenchmark) -> dict[str, PlainValue]:
     }
 
 
-def _forward_backward(function: Callable[[], Tensor | None], precision: Precision, device: torch.device) -> None:
-    with arithmetic(precision, device):
-        result = function()
-    if result is not None and result.requires_grad:
-        result.backward()
+def _part_times(model: DAPS, trainer: Trainer, samples: int, repeats: int) -> dict[str, PlainValue]:
+    """Time sampling, teacher forcing and generator of one step [s], forward and backward, with its micro-batches."""
+    config, device, generator = trainer.config, trainer.device, trainer.model_generator
+    x = trainer.sampler.sample(config.batch // config.micro_batches, trainer.data_generator).to(device)
+    with arithmetic(config.precision, device):
+        memory = model.recognition.memory(x).detach()
+        indices, _ = model.recognition.sample(memory, samples, generator)
 
+    def timed(function: Callable[[], Tensor]) -> float:
+        def forward_backward() -> None:
+            with arithmetic(config.precision, device):
+                result = function()
+            if result.requires_grad:
+                result.backward()
 
-def best_time(function: Callable[[], object], repeats: int, device: torch.device) -> float:
-    """Return the shortest wall time [s] of several runs, after one that does not count."""
-    return best_times([function], repeats, device)[0]
+        return config.micro_batches * best_time(forward_backward, repeats, device)
 
-
-def best_times(functions: Sequence[Callable[[], object]], repeats: int, device: torch.device) -> list[float]:
-    """Return the shortest wall time [s] of each function; they take turns, so that other load meets all alike."""
-    times: list[list[float]] = [[] for _ in functions]
-    for _ in range(repeats + 1):
-        for function, taken in zip(functions, times, strict=True):
-            started = time.perf_counter()
-            function()
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            taken.append(time.perf_counter() - started)
-    return [min(taken[1:]) for taken in times]
-
-
-def step_operations(config: DAPSConfig, domain: TrajectoryDomain, batch: int) -> float:
-    """Floating-point operations of the matrix products and convolutions of one DAPS step.
-
-    Sampling counts once; teacher forcing, encoder and generator count three times (forward and backward). Causal
-    attention counts the half that it needs.
-    """
-    networks, tokens = config.networks, domain.tokens
-    width, frames, rows = networks.width, domain.frames, batch * config.samples
-    mlp = 2 * networks.mlp_ratio * width**2
-    encoder_block = 4 * width**2 + mlp + 2 * tokens * width
-    decoder_block = 6 * width**2 + mlp + 3 * tokens * width
-    head = width * config.vocabulary
-    kept_frame = 3 * KERNEL * width * domain.features  # the input needs no gradient, but its share is small
-    output_frame = KERNEL * width**2 + width**2 + width * domain.likelihood().channels
-    products = 3 * rows * (tokens * networks.generator_layers * encoder_block + frames * output_frame)
-    products += 3 * batch * tokens * networks.layers * encoder_block + batch * frames * kept_frame
-    if config.factorisation == "factorised":
-        products += 4 * batch * tokens * head
-    else:
-        products += 4 * rows * tokens * (networks.layers * decoder_block + head)
-        products += 4 * batch * tokens * networks.layers * 2 * width**2  # keys and values of the memory
-    return 2.0 * products
-
-
-def matrix_speed(device: torch.device, repeats: int, precision: Precision = "float32") -> float:
-    """Measure the speed [flop/s] of one large matrix product in a precision."""
-    size = 1024 if device.type == "cpu" else 8192
-    a = torch.ones(size, size, device=device)
-    if precision == "bf16":
-        a = a.bfloat16()
-    with arithmetic("tf32" if precision == "tf32" else "float32", device):
-        return 2.0 * size**3 / best_time(lambda: a @ a, repeats + 4, device)
-
-
-def peak_memory_mb(device: torch.device) -> float:
-    """Largest memory held so far [MB]: of the process on a CPU, of torch on a GPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 1e6
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+    times: dict[str, PlainValue] = {
+        "sampling_s": timed(lambda: model.recognition.sample(memory, samples, generator)[1]),
+        "teacher_forcing_s": timed(lambda: model.recognition.log_prob(indices, memory).sum()),
+        "decoder_s": timed(lambda: model.generative(indices).log_prob(x.unsqueeze(1)).sum()),
+    }
+    model.zero_grad(set_to_none=True)
+    return times
 
 
 def _device(name: str, precision: Precision, cuda_graphs: bool) -> torch.device:

@@ -19,14 +19,13 @@ from motionlex.motion_vae.benchmark import (
     StepBenchmark,
     benchmark_sampler,
     benchmark_vae_step,
-    best_times,
-    step_operations,
 )
 from motionlex.motion_vae.compilation import capture_samplers, check_compiler, compile_networks
 from motionlex.motion_vae.growing_cache import compare_draws, sample_with_growing_cache
 from motionlex.motion_vae.networks.autoregressive import AutoregressiveDecoder
 from motionlex.motion_vae.networks.transformer import TransformerConfig
 from motionlex.motion_vae.registry import build_model, get_preset, override
+from motionlex.motion_vae.timing import best_times, step_operations
 from motionlex.motion_vae.trajectories.domain import TrajectoryDomain
 from motionlex.scripts import benchmark
 

@@ -16,7 +16,7 @@ from motionlex.data.errors import UserError
 from motionlex.motion_vae.checkpoint import NewRunFolder, load_run, load_state
 from motionlex.motion_vae.contract import DiscreteAutoencoder, LossTerms, OptimisationConfig, ParameterGroup
 from motionlex.motion_vae.precision import arithmetic
-from motionlex.motion_vae.registry import build_model, get_preset, override
+from motionlex.motion_vae.registry import available_methods, build_model, get_preset, override
 from motionlex.motion_vae.trainer import NonFiniteLossError, Trainer, resolve_device
 from motionlex.motion_vae.training import TrainFlags, train
 from motionlex.motion_vae.trajectories.domain import TrajectoryDomain
@@ -345,6 +345,20 @@ def test_log_q_of_samples_in_bf16_is_that_of_teacher_forcing():
         forced = model.recognition.log_prob(codes, memory)
     assert log_q.dtype == forced.dtype == torch.float32
     torch.testing.assert_close(log_q, forced, rtol=0, atol=0.2)
+
+
+@pytest.mark.parametrize("method", available_methods())
+def test_every_method_trains_in_parts_and_in_bf16(method):
+    """Two steps through all objectives of a batch; what matters is float32 and finite, and weights have moved."""
+    preset = get_preset(method, "small")
+    model = build_model(method, preset.method, TrajectoryDomain(frames=4, features=5), seed=0)
+    before = [p.detach().clone() for p in model.parameters()]
+    config = OptimisationConfig(batch=4, micro_batches=2, precision="bf16")
+    trainer = Trainer(model, Noise(), config, schedule_steps=1, seed=0, device=torch.device("cpu"))
+    values = trainer.step() | trainer.step()
+    assert np.isfinite(list(values.values())).all() and "mean_squared_error" in values
+    assert not all(torch.equal(a, b) for a, b in zip(before, model.parameters()))
+    assert all(torch.isfinite(p).all() for p in model.parameters())
 
 
 PLATEAU = {"validation_steps": 2, "plateau_factor": 0.5, "plateau_patience": 1, "plateau_floor": 1e-4, "batch": 4}
