@@ -164,3 +164,20 @@ def test_learning_rate_falls_exponentially_for_the_networks_only():
         rates.append([optimisers[n].rule.param_groups[0]["lr"] for n in ("networks", "temperature")])
     own = model.config.eta_learning_rate
     np.testing.assert_allclose(rates, [[1e-2, own], [1e-3, own], [1e-4, own]])
+
+
+def test_parts_of_a_batch_move_the_codes_of_the_warm_start_as_the_whole_does():
+    """Two halves before one update and the whole at once leave the same codebook: sums do not care about the cut."""
+    whole, halves = tiny_model("daps").double(), tiny_model("daps").double()
+    x = segments(8).double()
+    progress = whole.config.warm_start.continuous
+    for model in (whole, halves):  # the codebook starts from the same first batch
+        model.loss(x, torch.Generator().manual_seed(1), progress=progress)
+        model._assigned.clear()
+    whole.loss(x, torch.Generator().manual_seed(2), progress=progress)
+    generator = torch.Generator().manual_seed(2)
+    for part in x.chunk(2):
+        halves.loss(part, generator, progress=progress)
+    for model in (whole, halves):
+        model.after_update()
+    torch.testing.assert_close(halves.codebook, whole.codebook, rtol=1e-9, atol=1e-12)

@@ -91,7 +91,8 @@ class DAPS(PosteriorAutoencoder):
         self.config = config
         learned = config.temperature_control == "learned"
         self.log_eta = nn.Parameter(torch.tensor(math.log(config.eta_start))) if learned else None
-        self._assigned: tuple[Tensor, Tensor, torch.Generator] | None = None
+        self._assigned: list[tuple[Tensor, Tensor]] = []
+        self._generator: torch.Generator | None = None
         self.moving_codebook = (
             MovingCodebook(config.warm_start, config.vocabulary, config.networks.width)
             if config.warm_start.quantise > 0.0
@@ -171,7 +172,8 @@ class DAPS(PosteriorAutoencoder):
         codes, commitment, indices = quantised(
             continuous, self.generative.embedding.weight.data, self.moving_codebook, generator
         )
-        self._assigned = (continuous.detach().flatten(0, 1), indices.flatten(), generator)
+        self._assigned.append((continuous.detach().flatten(0, 1), indices.flatten()))  # parts of a batch add up
+        self._generator = generator
         error = (self.decode_embeddings(codes).mean - x).square().mean()
         imitation = self._imitation(indices, continuous.detach())
         terms = {"reconstruction": error, "commitment": commitment, "imitation": imitation}
@@ -219,9 +221,11 @@ class DAPS(PosteriorAutoencoder):
         if self.log_eta is not None:
             with torch.no_grad():
                 self.log_eta.clamp_(*LOG_ETA_RANGE)
-        if self._assigned is not None and self.moving_codebook is not None:
-            self.moving_codebook.update(self.generative.embedding.weight.data, *self._assigned)
-        self._assigned = None
+        if self._assigned and self.moving_codebook is not None:
+            assert self._generator is not None
+            vectors, indices = (torch.cat(parts) for parts in zip(*self._assigned))
+            self.moving_codebook.update(self.generative.embedding.weight.data, vectors, indices, self._generator)
+        self._assigned = []
 
 
 def paper() -> Preset[DAPSConfig]:
