@@ -73,8 +73,8 @@ class MovingCodebook(nn.Module):
     def start(
         self, codebook: Float[Tensor, "code width"], vectors: Float[Tensor, "vector width"], generator: torch.Generator
     ) -> None:
-        """Before the first update, fill the codebook with random vectors of the batch."""
-        if self.steps == 0:
+        """Fill the codebook with random vectors of the first batch (of its first part), once."""
+        if not bool(self.count.any()):
             drawn = vectors[self._draw(len(codebook), len(vectors), generator)]
             broadcast_from_first((drawn,))
             codebook.copy_(drawn)
