@@ -99,7 +99,7 @@ def summarise(measured: Measured, model: DiscreteAutoencoder) -> dict[str, Plain
     Returns:
         Metrics by name, units in the names. ``beta_elbo`` uses the final beta; it is None without an ELBO. ``usage``
         and ``perplexity`` are those of all segments together, ``..._per_batch`` the means over batches.
-    Source: DAPS, evaluation protocol (SEEDS: pooled MSE of a batch, mean over batches).
+    Source: DAPS, evaluation protocol (pooled MSE of a batch, mean over batches).
     """
     log_likelihood, kl = float(np.mean(measured.log_likelihood)), float(np.mean(measured.kl))
     beta, counts = model.final_beta, measured.counts

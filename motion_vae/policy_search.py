@@ -103,7 +103,7 @@ def score_function_loss(
 
     Returns:
         The loss; its value means nothing, only its gradient does.
-    Source: Tutorial (papers/004), equation 81; Williams 1992.
+    Source: Tutorial, equation 81; Williams 1992.
     """
     return -(advantage.detach() * log_q).mean()
 

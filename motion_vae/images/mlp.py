@@ -27,7 +27,7 @@ class MLPEncoder(domain.Encoder):
         values: Pixels times colours.
         tokens: Codes per image.
         width: Features per token.
-    Source: Tutorial (papers/004), 784-512-256-(4 latents x 8).
+    Source: Tutorial, 784-512-256-(4 latents x 8).
     """
 
     def __init__(self, hidden: Sequence[int], *, values: int, tokens: int, width: int) -> None:
@@ -52,7 +52,7 @@ class MLPDecoder(domain.Decoder):
         tokens: Codes per image.
         width: Features per token.
         likelihood: Head on the outputs.
-    Source: DAPS, appendix I.3 (hidden layers 64, 256); tutorial (papers/004), (4 x 8)-256-512-784.
+    Source: DAPS, appendix I.3 (hidden layers 64, 256); tutorial, (4 x 8)-256-512-784.
     """
 
     def __init__(

@@ -4,7 +4,7 @@ The decoder is that of DAPS on colour images (appendix I, after van den Oord et 
 blocks, then transposed convolutions 4 x 4 of stride 2 which halve the channels, 64 -> 32 (-> 16) -> colours. Where the
 paper is silent (biases everywhere; normalisation after each convolution of a residual block and after each transposed
 convolution but the last) the sizes follow from its parameter counts, 257,958 on CIFAR-10 and 330,198 on ImageNet-256
-with the codebook, and the order within a block from the authors' code. The encoder is its mirror image; papers/002 uses
+with the codebook, and the order within a block from the authors' code. The encoder is its mirror image; GM-VQ uses
 such a pair.
 
 Departure: the authors normalise over the batch. In train mode that couples the returns of the K samples and of all
@@ -84,7 +84,7 @@ class ConvEncoder(domain.Encoder):
         blocks: Number of residual blocks.
         norm: Normalisation.
         width: Features per token.
-    Source: van den Oord et al. 2017, section 4.1; papers/002, section 5.1 gives no sizes.
+    Source: van den Oord et al. 2017, section 4.1; GM-VQ, section 5.1, gives no sizes.
     """
 
     def __init__(

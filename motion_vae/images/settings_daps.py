@@ -14,7 +14,7 @@ from motionlex.motion_vae.images.setting import ImageSetting
 from motionlex.motion_vae.likelihoods import LikelihoodConfig
 
 BERNOULLI = LikelihoodConfig(family="bernoulli")
-# Grids of papers/003 on 32 x 32 pixels (appendices B and F); the others here are ours.
+# Grids of RRVQ on 32 x 32 pixels (appendices B and F); the others here are ours.
 GRIDS_28 = {"rrvq": {"grid_tokens": (196, 49, 1)}, "spatial_vae": {"grid_tokens": (196,)}}
 GRIDS_32 = {"rrvq": {"grid_tokens": (256, 64, 16, 4, 1)}, "spatial_vae": {"grid_tokens": (256,)}}
 COLOURS = LikelihoodConfig(family="predicted_gaussian", smallest_variance=0.01, largest_variance=1.0)

@@ -1,4 +1,4 @@
-"""The image experiments of the other papers: GM-VQ (papers/002, section 5.1), RRVQ (papers/003), the tutorial."""
+"""The image experiments of the other papers: GM-VQ (section 5.1), RRVQ, the tutorial."""
 
 from dataclasses import replace
 

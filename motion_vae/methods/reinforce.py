@@ -1,4 +1,4 @@
-"""REINFORCE: the score-function gradient of the ELBO, as in the tutorial on discrete VAEs (papers/004).
+"""REINFORCE: the score-function gradient of the ELBO, as in the tutorial on discrete VAEs.
 
 The KL to the uniform prior has an exact gradient; the expected reconstruction gets an unbiased one from samples, whose
 variance a baseline brings down.
@@ -112,7 +112,7 @@ class ReinforceAutoencoder(PosteriorAutoencoder):
 
         Returns:
             The three terms, with diagnostics; ``elbo_nats`` is equation 86 (weight 1 of the KL).
-        Source: Tutorial (papers/004), equations 84 to 86.
+        Source: Tutorial, equations 84 to 86.
         Departure: any likelihood, several samples, baselines and beta; the tutorial has one, a constant and 1.
         """
         beta = exponential_schedule(self.config.beta_start, self.config.beta_end, progress)
