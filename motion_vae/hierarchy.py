@@ -164,7 +164,7 @@ class HierarchicalAutoencoder(DiscreteAutoencoder):
 
         Returns:
             Reconstruction and weighted KL, with diagnostics; layer 1 is the finest.
-        Source: papers/003, equation 5 and appendix C.
+        Source: RRVQ, equation 5 and appendix C.
         """
         beta = exponential_schedule(self.config.beta_start, self.config.beta_end, progress)
         divergences: list[Tensor] = [x] * self.layers

@@ -26,7 +26,7 @@ def responsibility_logits(
 
     Returns:
         Logits in float32 (or float64), whatever the precision of the body.
-    Source: papers/003, equations 2, 6 and 7.
+    Source: RRVQ, equations 2, 6 and 7.
     Departure: the printed normaliser, sqrt((2 pi)^d E), is that of a scalar E while the text has diagonal covariances;
     this is the density of a Gaussian with a diagonal covariance, without the common factor (2 pi)^(-d/2).
     """
@@ -80,7 +80,7 @@ def lowest_entropy(vocabulary: int, gap: float) -> float:
 
     Returns:
         Entropy [nat].
-    Source: papers/003, theorems 1 and 2.
+    Source: RRVQ, theorems 1 and 2.
     Departure: the exact remainder is O(g e^{-2g}), see tests: the paper drops its factor g.
     """
     return (vocabulary - 1) * (1.0 + gap) * math.exp(-gap)
@@ -95,6 +95,6 @@ def code_bits(tokens: Sequence[int], vocabularies: Sequence[int]) -> float:
 
     Returns:
         Sum over layers of tokens * log2(codes).
-    Source: papers/003, appendix F (2,275 bits).
+    Source: RRVQ, appendix F (2,275 bits).
     """
     return sum(count * math.log2(codes) for count, codes in zip(tokens, vocabularies, strict=True))

@@ -96,7 +96,7 @@ def test_bits_per_dimension_in_known_cases():
 
 
 def test_gaussian_of_the_paper_has_its_constant():
-    """32 x 121 features at variance 0.25: no reconstruction is better than -874.26 nats (SEEDS)."""
+    """32 x 121 features at variance 0.25: no reconstruction is better than -874.26 nats."""
     x = torch.randn(2, 32, 121, generator=seeded(), dtype=torch.float64)
     distribution = head("gaussian", 121)(x)
     torch.testing.assert_close(

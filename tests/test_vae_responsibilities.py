@@ -1,4 +1,4 @@
-"""Responsibilities, their divergence and the entropy bounds of papers/003, appendix D."""
+"""Responsibilities, their divergence and the entropy bounds of RRVQ, appendix D."""
 
 import math
 

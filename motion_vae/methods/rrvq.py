@@ -1,7 +1,7 @@
 """RRVQ-VAE: a hierarchy of categorical latents whose distributions are responsibilities of a learned mixture.
 
 Every layer has codebooks of means and diagonal variances. A network gives an embedding for q and one for p, and both
-distributions are the responsibilities of the same mixture for their embedding (papers/003). One layer of unit variances
+distributions are the responsibilities of the same mixture for their embedding. One layer of unit variances
 is rVQ-VAE (Sonderby et al. 2017).
 """
 

@@ -1,4 +1,4 @@
-"""Spatial-VAE: Gaussian latents on grids, with the networks of RRVQ-VAE (papers/003, appendix B and table 1)."""
+"""Spatial-VAE: Gaussian latents on grids, with the networks of RRVQ-VAE (its appendix B and table 1)."""
 
 from dataclasses import dataclass, field
 

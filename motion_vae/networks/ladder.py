@@ -150,7 +150,7 @@ class Ladder(nn.Module):
     Names follow the paper: ``enc`` and ``dec`` are the backbones, ``qladder`` and ``qstrap`` lead to q from below and
     from above, ``pstrap`` leads to p, ``pladder`` leads a latent back into the top-down chain.
 
-    Source: papers/003, appendix C.
+    Source: RRVQ, appendix C.
     Departure: a layer's latents enter after the block that changes the grid and before the other blocks of ``dec``, so
     that the finest latents also pass blocks (with one layer the decoder would be linear otherwise).
     """
