@@ -2,6 +2,7 @@
 
 import math
 from abc import abstractmethod
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float, Int
@@ -11,7 +12,8 @@ from torch.distributions import Distribution
 from motionlex.motion_vae.contract import Codes, DiscreteAutoencoder, ParameterGroup
 from motionlex.motion_vae.domain import Domain, NetworkConfig
 from motionlex.motion_vae.losses import categorical_kl_to_uniform
-from motionlex.motion_vae.posterior import Factorisation, build_posterior
+from motionlex.motion_vae.options import check_choice, check_positive, check_vocabulary
+from motionlex.motion_vae.posterior import FACTORISATIONS, Factorisation, build_posterior
 
 
 class Generative(nn.Module):
@@ -57,20 +59,45 @@ class CodebookAutoencoder(DiscreteAutoencoder):
         return torch.full((x.shape[0],), self.tokens * math.log(self.vocabulary), device=x.device)
 
 
+@dataclass(frozen=True, kw_only=True)
+class PosteriorConfig:
+    """What methods with a categorical posterior and a beta-ELBO have in common."""
+
+    factorisation: Factorisation = "autoregressive"
+    """autoregressive, or factorised (the variants called NA)."""
+    vocabulary: int = 1024
+    """Number of codes."""
+    networks: NetworkConfig = field(default_factory=NetworkConfig)
+    """Sizes of the networks."""
+    aligned_memory: bool = False
+    """Add the encoder's token t to the decoder's input at token t, besides cross-attention (not in the paper)."""
+    beta_start: float = 2.0
+    """Weight of the KL at the first step."""
+    beta_end: float = 0.01
+    """Weight of the KL at the end of the schedule, and in the reported beta-ELBO."""
+
+    def __post_init__(self) -> None:
+        check_vocabulary(self.vocabulary)
+        check_choice("factorisation", self.factorisation, FACTORISATIONS)
+        if self.factorisation == "factorised" and self.aligned_memory:
+            raise ValueError("aligned_memory needs factorisation=autoregressive: a factorised q has no input tokens")
+        check_positive(beta_start=self.beta_start, beta_end=self.beta_end)
+
+
 class PosteriorAutoencoder(CodebookAutoencoder):
     """A method with a categorical posterior q(z|x), autoregressive or factorised."""
 
-    def __init__(
-        self,
-        domain: Domain,
-        networks: NetworkConfig,
-        vocabulary: int,
-        factorisation: Factorisation,
-        *,
-        aligned: bool = False,
-    ) -> None:
-        super().__init__(domain, networks, vocabulary)
-        self.recognition = build_posterior(factorisation, domain, networks, vocabulary, aligned=aligned)
+    def __init__(self, config: PosteriorConfig, domain: Domain) -> None:
+        super().__init__(domain, config.networks, config.vocabulary)
+        self._final_beta = config.beta_end
+        self.recognition = build_posterior(
+            config.factorisation, domain, config.networks, config.vocabulary, aligned=config.aligned_memory
+        )
+
+    @property
+    def final_beta(self) -> float | None:
+        """Weight of the KL at the end of the schedule."""
+        return self._final_beta
 
     def encode(self, x: Float[Tensor, "batch item feature"], generator: torch.Generator) -> Codes:
         """Draw one code sequence per example from q(z|x)."""

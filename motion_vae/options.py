@@ -43,13 +43,3 @@ def check_not_negative(**values: float | int) -> None:
     for name, value in values.items():
         if not value >= 0.0:
             raise ValueError(f"{name} must be >= 0, got {value}")
-
-
-def check_alignment(factorisation: str, aligned_memory: bool) -> None:
-    """Refuse to align the tokens of a posterior that has no input tokens.
-
-    Raises:
-        ValueError: If ``aligned_memory`` is asked of a factorised posterior.
-    """
-    if factorisation == "factorised" and aligned_memory:
-        raise ValueError("aligned_memory needs factorisation=autoregressive: a factorised q has no input tokens")

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from motionlex.motion_vae.autoencoders import PosteriorAutoencoder
+from motionlex.motion_vae.autoencoders import PosteriorAutoencoder, PosteriorConfig
 from motionlex.motion_vae.contract import LossTerms, Method, OptimisationConfig, ParameterGroup, Preset
 from motionlex.motion_vae.distributed import synchronised_mean
 from motionlex.motion_vae.domain import Domain, NetworkConfig
@@ -24,9 +24,8 @@ from motionlex.motion_vae.estimators import (
     policy_search_weights,
 )
 from motionlex.motion_vae.metrics import code_perplexity
-from motionlex.motion_vae.options import check_alignment, check_choice, check_vocabulary
+from motionlex.motion_vae.options import check_choice, check_positive
 from motionlex.motion_vae.policy_search import LOG_ETA_RANGE, eta_for_ess
-from motionlex.motion_vae.posterior import FACTORISATIONS, Factorisation
 from motionlex.motion_vae.warm_start import MovingCodebook, WarmStartConfig, quantised
 
 TemperatureControl = Literal["learned", "bisection"]
@@ -34,23 +33,13 @@ TEMPERATURE_CONTROLS: tuple[TemperatureControl, ...] = ("learned", "bisection")
 
 
 @dataclass(frozen=True, kw_only=True)
-class DAPSConfig:
+class DAPSConfig(PosteriorConfig):
     """Discrete autoencoding via policy search."""
 
-    factorisation: Factorisation = "autoregressive"
-    """autoregressive (DAPS) or factorised (DAPS-NA)."""
-    vocabulary: int = 1024
-    """Number of codes."""
-    networks: NetworkConfig = field(default_factory=NetworkConfig)
-    """Sizes of the networks."""
     samples: int = 16
     """K: code sequences per example."""
     ess_target: float = 0.33
     """rho: wanted effective sample size as a share of K, in (1/K, 1)."""
-    beta_start: float = 2.0
-    """Weight of the KL at the first step."""
-    beta_end: float = 0.01
-    """Weight of the KL at the end of the schedule, and in the reported beta-ELBO."""
     temperature_control: TemperatureControl = "learned"
     """learned: one eta follows the mean ESS by gradient descent (the paper); bisection: every x has its own eta, which
     meets the target exactly."""
@@ -58,36 +47,28 @@ class DAPSConfig:
     """Trust-region temperature at the first step, where it is learned."""
     eta_learning_rate: float = 1e-3
     """AdamW learning rate of log eta."""
-    aligned_memory: bool = False
-    """Add the encoder's token t to the decoder's input at token t, besides cross-attention (not in the paper)."""
     warm_start: WarmStartConfig = field(default_factory=WarmStartConfig)
     """Shares of the schedule that quantise and imitate before policy search."""
     centred_weights: bool = False
     """Weight log q by w_k - 1/K: the same expectation, since E[grad log q] = 0, with less variance."""
 
     def __post_init__(self) -> None:
-        check_vocabulary(self.vocabulary)
-        check_choice("factorisation", self.factorisation, FACTORISATIONS)
+        super().__post_init__()
         check_choice("temperature_control", self.temperature_control, TEMPERATURE_CONTROLS)
-        check_alignment(self.factorisation, self.aligned_memory)
         if self.samples < 2:
             raise ValueError(f"samples must be at least 2, got {self.samples}")
         if not 1.0 / self.samples < self.ess_target < 1.0:
             raise ValueError(
                 f"ess_target must be between 1/samples = {1 / self.samples:.3g} and 1, got {self.ess_target}"
             )
-        for name in ("beta_start", "beta_end", "eta_start", "eta_learning_rate"):
-            if not getattr(self, name) > 0.0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        check_positive(eta_start=self.eta_start, eta_learning_rate=self.eta_learning_rate)
 
 
 class DAPS(PosteriorAutoencoder):
     """Discrete autoencoding via policy search."""
 
     def __init__(self, config: DAPSConfig, domain: Domain) -> None:
-        super().__init__(
-            domain, config.networks, config.vocabulary, config.factorisation, aligned=config.aligned_memory
-        )
+        super().__init__(config, domain)
         self.config = config
         learned = config.temperature_control == "learned"
         self.log_eta = nn.Parameter(torch.tensor(math.log(config.eta_start))) if learned else None
@@ -98,11 +79,6 @@ class DAPS(PosteriorAutoencoder):
             if config.warm_start.quantise > 0.0
             else None
         )
-
-    @property
-    def final_beta(self) -> float | None:
-        """Weight of the KL at the end of the schedule."""
-        return self.config.beta_end
 
     def loss(self, x: Float[Tensor, "batch item feature"], generator: torch.Generator, *, progress: float) -> LossTerms:
         """Evaluate the three objectives of algorithm 1; their gradients are disjoint by construction.

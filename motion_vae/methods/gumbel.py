@@ -5,60 +5,42 @@ softmax relaxation, and in the autoregressive variant the gradient runs back thr
 """
 
 from abc import abstractmethod
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from motionlex.motion_vae.autoencoders import PosteriorAutoencoder
+from motionlex.motion_vae.autoencoders import PosteriorAutoencoder, PosteriorConfig
 from motionlex.motion_vae.contract import LossTerms, Method, OptimisationConfig, Preset
 from motionlex.motion_vae.domain import Domain, NetworkConfig
 from motionlex.motion_vae.estimators import exponential_schedule, gumbel_noise, gumbel_softmax
 from motionlex.motion_vae.losses import categorical_kl_to_uniform, gathered_log_prob
 from motionlex.motion_vae.metrics import code_perplexity
 from motionlex.motion_vae.networks.relaxed import relaxed_sequence
-from motionlex.motion_vae.options import check_choice, check_positive, check_vocabulary
-from motionlex.motion_vae.posterior import FACTORISATIONS, AutoregressivePosterior, Factorisation, FactorisedPosterior
+from motionlex.motion_vae.options import check_positive
+from motionlex.motion_vae.posterior import AutoregressivePosterior, FactorisedPosterior
 
 
 @dataclass(frozen=True, kw_only=True)
-class RelaxedConfig:
+class RelaxedConfig(PosteriorConfig):
     """What straight-through Gumbel-softmax and Gumbel-Rao have in common."""
 
-    factorisation: Factorisation = "autoregressive"
-    """autoregressive, or factorised (the variants called NA)."""
-    vocabulary: int = 1024
-    """Number of codes."""
-    networks: NetworkConfig = field(default_factory=NetworkConfig)
-    """Sizes of the networks."""
     temperature_start: float = 1.0
     """Temperature of the relaxation at the first step."""
     temperature_end: float = 1.0
     """Temperature of the relaxation at the end of the schedule."""
-    beta_start: float = 2.0
-    """Weight of the KL at the first step."""
-    beta_end: float = 0.01
-    """Weight of the KL at the end of the schedule, and in the reported beta-ELBO."""
-    aligned_memory: bool = False
-    """Add the encoder's token t to the decoder's input at token t, besides cross-attention (not in the paper)."""
 
     def __post_init__(self) -> None:
-        check_vocabulary(self.vocabulary)
-        check_choice("factorisation", self.factorisation, FACTORISATIONS)
-        if self.factorisation == "factorised" and self.aligned_memory:
-            raise ValueError("aligned_memory needs factorisation=autoregressive: a factorised q has no input tokens")
-        for name in ("temperature_start", "temperature_end", "beta_start", "beta_end"):
-            check_positive(**{name: getattr(self, name)})
+        super().__post_init__()
+        check_positive(temperature_start=self.temperature_start, temperature_end=self.temperature_end)
 
 
 class RelaxedAutoencoder(PosteriorAutoencoder):
     """Maximises the beta-ELBO through a relaxation of its draws; subclasses say which."""
 
     def __init__(self, config: RelaxedConfig, domain: Domain) -> None:
-        super().__init__(
-            domain, config.networks, config.vocabulary, config.factorisation, aligned=config.aligned_memory
-        )
+        super().__init__(config, domain)
         self.config = config
 
     @abstractmethod
@@ -126,11 +108,6 @@ class RelaxedAutoencoder(PosteriorAutoencoder):
             }
         total = torch.stack(list(terms.values())).sum()
         return LossTerms(total=total, terms={k: v.detach() for k, v in terms.items()}, metrics=metrics)
-
-    @property
-    def final_beta(self) -> float | None:
-        """Weight of the KL at the end of the schedule."""
-        return self.config.beta_end
 
 
 @dataclass(frozen=True, kw_only=True)

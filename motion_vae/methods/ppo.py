@@ -5,37 +5,29 @@ R = log p(x|z) - beta (log q_old(z|x) - log p(z)), so that its expectation is th
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from motionlex.motion_vae.autoencoders import PosteriorAutoencoder
+from motionlex.motion_vae.autoencoders import PosteriorAutoencoder, PosteriorConfig
 from motionlex.motion_vae.contract import LossTerms, Method, OptimisationConfig, Preset
 from motionlex.motion_vae.domain import Domain, NetworkConfig
 from motionlex.motion_vae.estimators import exponential_schedule
 from motionlex.motion_vae.metrics import code_perplexity
-from motionlex.motion_vae.options import check_alignment, check_choice, check_positive, check_vocabulary
 from motionlex.motion_vae.policy_search import (
     approximate_kl,
     clipped_surrogate,
     leave_one_out_advantage,
     standardised,
 )
-from motionlex.motion_vae.posterior import FACTORISATIONS, Factorisation
 
 
 @dataclass(frozen=True, kw_only=True)
-class PPOConfig:
+class PPOConfig(PosteriorConfig):
     """Proximal policy optimisation of an encoder."""
 
-    factorisation: Factorisation = "autoregressive"
-    """autoregressive (as in the DAPS paper) or factorised."""
-    vocabulary: int = 1024
-    """Number of codes."""
-    networks: NetworkConfig = field(default_factory=NetworkConfig)
-    """Sizes of the networks."""
     samples: int = 16
     """K: code sequences per example; their mean return is the baseline."""
     epochs: int = 4
@@ -44,18 +36,9 @@ class PPOConfig:
     """Largest change of the probability of a sequence that still has a gradient, as a share."""
     standardise: bool = True
     """Divide advantages by their root mean square over the batch."""
-    beta_start: float = 2.0
-    """Weight of the KL at the first step."""
-    beta_end: float = 0.01
-    """Weight of the KL at the end of the schedule, and in the reported beta-ELBO."""
-    aligned_memory: bool = False
-    """Add the encoder's token t to the decoder's input at token t, besides cross-attention (not in the paper)."""
 
     def __post_init__(self) -> None:
-        check_vocabulary(self.vocabulary)
-        check_choice("factorisation", self.factorisation, FACTORISATIONS)
-        check_alignment(self.factorisation, self.aligned_memory)
-        check_positive(beta_start=self.beta_start, beta_end=self.beta_end)
+        super().__post_init__()
         if self.samples < 2:
             raise ValueError(f"samples must be at least 2 (their mean is the baseline), got {self.samples}")
         if self.epochs < 1:
@@ -68,15 +51,8 @@ class PPOAutoencoder(PosteriorAutoencoder):
     """Categorical VAE whose encoder is trained by proximal policy optimisation."""
 
     def __init__(self, config: PPOConfig, domain: Domain) -> None:
-        super().__init__(
-            domain, config.networks, config.vocabulary, config.factorisation, aligned=config.aligned_memory
-        )
+        super().__init__(config, domain)
         self.config = config
-
-    @property
-    def final_beta(self) -> float | None:
-        """Weight of the KL at the end of the schedule."""
-        return self.config.beta_end
 
     def loss(self, x: Float[Tensor, "batch item feature"], generator: torch.Generator, *, progress: float) -> LossTerms:
         """Evaluate the objective of the first epoch, whose gradient is the plain policy gradient."""

@@ -11,31 +11,33 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from motionlex.motion_vae.autoencoders import PosteriorAutoencoder
+from motionlex.motion_vae.autoencoders import PosteriorAutoencoder, PosteriorConfig
 from motionlex.motion_vae.contract import LossTerms, Method, OptimisationConfig, Preset
 from motionlex.motion_vae.distributed import synchronised_mean
 from motionlex.motion_vae.domain import Domain, NetworkConfig
 from motionlex.motion_vae.estimators import exponential_schedule
 from motionlex.motion_vae.losses import categorical_kl_to_uniform, gathered_log_prob
 from motionlex.motion_vae.metrics import code_perplexity
-from motionlex.motion_vae.options import check_alignment, check_choice, check_positive, check_vocabulary
+from motionlex.motion_vae.options import check_choice
 from motionlex.motion_vae.policy_search import leave_one_out_advantage, score_function_loss
-from motionlex.motion_vae.posterior import FACTORISATIONS, Factorisation
+from motionlex.motion_vae.posterior import Factorisation
 
 Baseline = Literal["constant", "moving_average", "leave_one_out"]
 BASELINES: tuple[Baseline, ...] = ("constant", "moving_average", "leave_one_out")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReinforceConfig:
+class ReinforceConfig(PosteriorConfig):
     """Score-function gradient of the ELBO; the defaults are the tutorial's, except for the sizes."""
 
     factorisation: Factorisation = "factorised"
     """factorised (the tutorial) or autoregressive."""
-    vocabulary: int = 1024
-    """Number of codes."""
     networks: NetworkConfig = field(default_factory=lambda: NetworkConfig(layers=6))
     """Sizes of the networks."""
+    beta_start: float = 1.0
+    """Weight of the KL at the first step."""
+    beta_end: float = 1.0
+    """Weight of the KL at the end of the schedule, and in the reported beta-ELBO."""
     samples: int = 1
     """K: code sequences per example."""
     baseline: Baseline = "constant"
@@ -45,21 +47,12 @@ class ReinforceConfig:
     """The constant baseline [nat of log p(x|z)]; the tutorial adds 125 to minus the cross-entropy, which is this."""
     baseline_decay: float = 0.99
     """Share of the old moving average that is kept at each step."""
-    beta_start: float = 1.0
-    """Weight of the KL at the first step."""
-    beta_end: float = 1.0
-    """Weight of the KL at the end of the schedule, and in the reported beta-ELBO."""
     one_hot: bool = False
     """Show the decoder the one-hot codes themselves (a frozen identity codebook; the width must be the vocabulary)."""
-    aligned_memory: bool = False
-    """Autoregressive only: add the encoder's token t to the decoder's input at token t (not in the tutorial)."""
 
     def __post_init__(self) -> None:
-        check_vocabulary(self.vocabulary)
-        check_choice("factorisation", self.factorisation, FACTORISATIONS)
+        super().__post_init__()
         check_choice("baseline", self.baseline, BASELINES)
-        check_alignment(self.factorisation, self.aligned_memory)
-        check_positive(beta_start=self.beta_start, beta_end=self.beta_end)
         smallest = 2 if self.baseline == "leave_one_out" else 1
         if self.samples < smallest:
             raise ValueError(f"samples must be at least {smallest} for baseline={self.baseline}, got {self.samples}")
@@ -77,9 +70,7 @@ class ReinforceAutoencoder(PosteriorAutoencoder):
     """Categorical VAE trained by the score function."""
 
     def __init__(self, config: ReinforceConfig, domain: Domain) -> None:
-        super().__init__(
-            domain, config.networks, config.vocabulary, config.factorisation, aligned=config.aligned_memory
-        )
+        super().__init__(config, domain)
         self.config = config
         self._seen: list[Tensor] = []
         if config.one_hot:
@@ -90,11 +81,6 @@ class ReinforceAutoencoder(PosteriorAutoencoder):
             # Sums of (1 - decay) decay^age times the return, and times one: their ratio has no start-up bias.
             self.register_buffer("moving_return", torch.zeros(()))
             self.register_buffer("moving_weight", torch.zeros(()))
-
-    @property
-    def final_beta(self) -> float | None:
-        """Weight of the KL at the end of the schedule."""
-        return self.config.beta_end
 
     def loss(self, x: Float[Tensor, "batch item feature"], generator: torch.Generator, *, progress: float) -> LossTerms:
         r"""Loss with the gradients of equations 84 (encoder) and 85 (decoder) of the tutorial.
