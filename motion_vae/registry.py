@@ -1,6 +1,7 @@
 """Finding methods and presets by name; building models and configurations from plain data."""
 
 import dataclasses
+import math
 import pkgutil
 import typing
 from collections.abc import Mapping, Sequence
@@ -159,9 +160,17 @@ def _parse(text: str, current: PlainValue, name: str) -> PlainValue:
         if isinstance(current, bool):
             return {"true": True, "false": False}[text.lower()]
         if current is None:  # an option that is off: numbers are its only values
-            return float(text)
+            return _number(text, 0.0)
         if isinstance(current, (tuple, list)):
-            return tuple(type(current[0])(part) if current else float(part) for part in text.split(","))
-        return type(current)(text) if isinstance(current, (int, float)) else text
+            return tuple(_number(part, current[0] if current else 0.0) for part in text.split(","))
+        return _number(text, current) if isinstance(current, (int, float)) else text
     except (ValueError, KeyError):
         raise UserError(f"--set {name}: expected a value like {current!r}, got {text!r}") from None
+
+
+def _number(text: str, like: PlainValue) -> float | int:
+    """Read a finite number of the type of ``like``."""
+    value = type(like)(text)
+    if not math.isfinite(value):
+        raise ValueError(text)
+    return value

@@ -125,7 +125,10 @@ def _create(flags: TrainFlags, device: torch.device) -> dict[str, PlainValue]:
         hz=preset.optimisation.hz if flags.hz is None else flags.hz,
     )
     data, source = load_source(flags.data, flags.data_root, hz=optimisation.hz, frames=TrajectoryDomain().frames)
-    domain = TrajectoryDomain(features=source.statistics.size, likelihood_config=preset.likelihood)
+    likelihood = to_plain(preset.likelihood)
+    domain = domain_from_plain(
+        {"kind": TrajectoryDomain.kind, "features": source.statistics.size, "likelihood_config": likelihood}
+    )
     config = RunConfig(
         method=flags.method,
         preset=flags.preset,

@@ -9,11 +9,13 @@ from torch.distributions import Distribution
 
 from motionlex.motion_vae import domain
 from motionlex.motion_vae.domain import NetworkConfig
-from motionlex.motion_vae.likelihoods import LikelihoodConfig, LikelihoodHead
+from motionlex.motion_vae.likelihoods import Family, LikelihoodConfig, LikelihoodHead
 from motionlex.motion_vae.networks.transformer import Encoder, TransformerConfig
+from motionlex.motion_vae.options import check_positive
 
 KERNEL, STRIDE, PADDING = 4, 2, 1
 """Resampling convolutions of DAPS, appendix J.1; this padding makes tokens = 2 * frames exactly."""
+MOTION_FAMILIES: tuple[Family, ...] = ("gaussian", "learned_gaussian", "predicted_gaussian")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +30,14 @@ class TrajectoryDomain(domain.Domain):
     """Standardised features per frame."""
     likelihood_config: LikelihoodConfig = field(default_factory=LikelihoodConfig)
     """Distribution of a segment given its codes."""
+
+    def __post_init__(self) -> None:
+        check_positive(frames=self.frames, features=self.features)
+        if self.likelihood_config.family not in MOTION_FAMILIES:
+            raise ValueError(
+                f"family of a motion likelihood must be one of {', '.join(MOTION_FAMILIES)} (features are unbounded), "
+                f"got {self.likelihood_config.family!r}"
+            )
 
     @property
     def grid(self) -> tuple[int, ...]:
