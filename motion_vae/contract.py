@@ -158,7 +158,7 @@ class OptimisationConfig:
     """At the first step (after the warm-up, where there is one)."""
     learning_rate_end: float | None = None
     """At the end of the schedule; None keeps the rate constant."""
-    decay: Literal["exponential", "cosine"] = "exponential"
+    learning_rate_decay: Literal["exponential", "cosine"] = "exponential"
     """How the learning rate gets from its start to its end."""
     warm_up: float = 0.0
     """Share of the schedule during which the rate rises linearly to its start value."""
@@ -187,7 +187,7 @@ class OptimisationConfig:
             if getattr(self, name) is not None:
                 check_positive(**{name: getattr(self, name)})
         check_choice("optimiser", self.optimiser, ("adamw", "adam", "adamax"))
-        check_choice("decay", self.decay, ("exponential", "cosine"))
+        check_choice("learning_rate_decay", self.learning_rate_decay, ("exponential", "cosine"))
         check_choice("precision", self.precision, PRECISIONS)
         if not 0.0 <= self.warm_up < 1.0:
             raise ValueError(f"warm_up must be in [0, 1), got {self.warm_up}")

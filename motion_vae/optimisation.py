@@ -44,7 +44,7 @@ def learning_rate(config: OptimisationConfig, progress: float) -> float:
     if config.learning_rate_end is None:
         return config.learning_rate
     share = min((progress - config.warm_up) / (1.0 - config.warm_up), 1.0)
-    if config.decay == "exponential":
+    if config.learning_rate_decay == "exponential":
         return exponential_schedule(config.learning_rate, config.learning_rate_end, share)
     span = config.learning_rate - config.learning_rate_end
     return config.learning_rate_end + 0.5 * span * (1.0 + math.cos(math.pi * share))

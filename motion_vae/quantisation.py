@@ -98,7 +98,8 @@ def weighted_distance_logits(
 
     .. math:: \ell_c = -\tfrac12 \sum_i w_i (z_i - \mu_{c,i})^2
 
-    The square is multiplied out, so that no tensor (batch, token, code, feature) is needed.
+    The square is multiplied out, so that no tensor (batch, token, code, feature) is needed; both sides are shifted by
+    the mean code first, which keeps the terms, and so their rounding, small where w is large.
 
     Args:
         latents: z.
@@ -111,6 +112,8 @@ def weighted_distance_logits(
     """
     with torch.autocast(latents.device.type, enabled=False):
         z, w, mu = full_precision(latents), full_precision(weights), full_precision(codebook)
+        centre = mu.detach().mean(dim=0)
+        z, mu = z - centre, mu - centre
         return (w * z) @ mu.T - 0.5 * (w @ mu.square().T) - 0.5 * (w * z.square()).sum(dim=-1, keepdim=True)
 
 

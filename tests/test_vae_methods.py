@@ -12,10 +12,12 @@ from motionlex.motion_vae.domain import NetworkConfig
 from motionlex.motion_vae.methods.daps import LOG_ETA_RANGE, DAPSConfig
 from motionlex.motion_vae.optimisation import build_optimisers, clip_gradients_adaptively
 from motionlex.motion_vae.registry import (
+    available_methods,
     build_model,
     get_method,
     get_preset,
     override,
+    to_plain,
 )
 from motionlex.motion_vae.trajectories.domain import TrajectoryDomain
 
@@ -181,3 +183,27 @@ def test_parts_of_a_batch_move_the_codes_of_the_warm_start_as_the_whole_does():
     for model in (whole, halves):
         model.after_update()
     torch.testing.assert_close(halves.codebook, whole.codebook, rtol=1e-9, atol=1e-12)
+
+
+def leaf_names(plain):
+    """Names of all fields that --set can change, with repetitions."""
+    return [n for k, v in plain.items() for n in (leaf_names(v) if isinstance(v, dict) else [k])]
+
+
+@pytest.mark.parametrize("method", available_methods())
+def test_every_setting_of_a_preset_has_a_name_of_its_own(method):
+    """--set takes the bare name of a field, wherever in the preset it is."""
+    for name in get_method(method).presets:
+        names = leaf_names(to_plain(get_preset(method, name)))
+        assert len(names) == len(set(names)), sorted(n for n in names if names.count(n) > 1)
+
+
+@pytest.mark.parametrize("method", ["gumbel", "gumbel_na", "gr_mck_na", "gm_vq", "sq_vae", "vqvae"])
+def test_codes_reach_the_decoder_in_full_precision(method, monkeypatch):
+    """A body in bf16 must not round the codebook: at evaluation codes are looked up, not multiplied."""
+    model, seen = tiny_model(method), []
+    decode = model.decode_embeddings
+    monkeypatch.setattr(model, "decode_embeddings", lambda codes: seen.append(codes.dtype) or decode(codes))
+    with torch.autocast("cpu", torch.bfloat16):
+        model.loss(segments(), torch.Generator().manual_seed(1), progress=1.0)
+    assert seen == [torch.float32]

@@ -25,6 +25,7 @@ from motionlex.motion_vae.quantisation import (
     k_means,
     levels_for_budget,
     synchronised_straight_through,
+    weighted_distance_logits,
 )
 from motionlex.motion_vae.registry import build_model, get_preset, override
 from motionlex.motion_vae.trajectories.domain import TrajectoryDomain
@@ -381,3 +382,18 @@ def test_the_part_without_codes_trains_both_networks_and_leaves_the_codebook_alo
     for bad in ("continuous=1", "kmeans_start=false"):
         with pytest.raises(UserError, match="continuous"):
             tiny("vqvae", "kmeans_start=true", "continuous=0.5", bad)
+
+
+def test_more_codes_than_can_be_counted_are_refused():
+    with pytest.raises(UserError, match="levels give 549755813888 codes, more than 1048576"):
+        override(get_preset("fsq", "small"), ("levels=" + ",".join(13 * ["8"]),))
+
+
+def test_distances_keep_their_digits_where_codes_lie_off_the_origin():
+    """float32 against float64 at weights of 1e3 around a mean of 1: unshifted squares of 128 features lose 1e-1."""
+    z, codes = normal(1, 20, 128) * 0.3 + 1.0, normal(16, 128, seed=1) * 0.3 + 1.0
+    weights = torch.full_like(z, 1e3)
+    exact = weighted_distance_logits(z, weights, codes)
+    found = weighted_distance_logits(z.float(), weights.float(), codes.float())
+    difference = (found.double() - exact) - (found.double() - exact).mean(dim=-1, keepdim=True)
+    assert difference.abs().max() < 0.03  # 1e3 * 128 * 0.09 = 1e4 in logits of 1e-7 relative rounding, a few terms

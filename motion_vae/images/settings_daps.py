@@ -105,7 +105,7 @@ CIFAR10 = ImageSetting(
         "ppo": {"beta_start": 0.01},
     },
     optimisations={
-        "gumbel": {"learning_rate": 1e-4, "learning_rate_end": 1e-5, "decay": "cosine"},
+        "gumbel": {"learning_rate": 1e-4, "learning_rate_end": 1e-5, "learning_rate_decay": "cosine"},
         "ppo": {"learning_rate": 1e-4},
     },
 )
@@ -120,7 +120,7 @@ CIFAR10_BETA1 = replace(
         "gr_mck": {**HIGH, "beta_start": 3.0},
         "gr_mck_na": {**HIGH, "beta_start": 3.0},
     },
-    optimisations={"gumbel": {"learning_rate": 3e-4, "learning_rate_end": 3e-5, "decay": "cosine"}},
+    optimisations={"gumbel": {"learning_rate": 3e-4, "learning_rate_end": 3e-5, "learning_rate_decay": "cosine"}},
 )
 
 IMAGENET256 = ImageSetting(

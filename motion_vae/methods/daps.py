@@ -26,6 +26,7 @@ from motionlex.motion_vae.estimators import (
 from motionlex.motion_vae.metrics import code_perplexity
 from motionlex.motion_vae.options import check_choice, check_positive
 from motionlex.motion_vae.policy_search import LOG_ETA_RANGE, eta_for_ess
+from motionlex.motion_vae.quantisation import full_precision
 from motionlex.motion_vae.warm_start import MovingCodebook, WarmStartConfig, quantised
 
 TemperatureControl = Literal["learned", "bisection"]
@@ -144,7 +145,7 @@ class DAPS(PosteriorAutoencoder):
     def _quantise(self, x: Float[Tensor, "batch item feature"], generator: torch.Generator) -> LossTerms:
         """Train encoder and generator as a VQ-VAE while q's decoder already follows, see ``warm_start``."""
         assert self.moving_codebook is not None
-        continuous = self.recognition.memory(x)
+        continuous = full_precision(self.recognition.memory(x))
         codes, commitment, indices = quantised(
             continuous, self.generative.embedding.weight.data, self.moving_codebook, generator
         )

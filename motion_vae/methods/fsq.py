@@ -31,6 +31,9 @@ from motionlex.motion_vae.quantisation import (
     levels_for_budget,
 )
 
+MOST_CODES = 2**20
+"""Largest implicit codebook: what counts codes holds one number for each."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class FSQConfig:
@@ -52,7 +55,8 @@ class FSQConfig:
         if bad := [n for n in self.levels if n < 3]:
             raise ValueError(f"levels: every level must be >= 3, got {bad}")
         check_choice("reconstruction", self.reconstruction, RECONSTRUCTIONS)
-        _ = self.used_levels  # levels_for_budget checks the rest
+        if self.vocabulary > MOST_CODES:  # used_levels checks the rest
+            raise ValueError(f"levels give {self.vocabulary} codes, more than {MOST_CODES}: take fewer or smaller ones")
 
     @property
     def used_levels(self) -> tuple[int, ...]:

@@ -158,7 +158,9 @@ def paper() -> Preset[GMVQConfig]:
 
     Departure: the learning rate is the column's 3e-4; the paper has 1e-2 and 1e-4 for its convolutional networks.
     """
-    optimisation = OptimisationConfig(learning_rate=3e-4, learning_rate_end=1e-6, decay="cosine", warm_up=0.1)
+    optimisation = OptimisationConfig(
+        learning_rate=3e-4, learning_rate_end=1e-6, learning_rate_decay="cosine", warm_up=0.1
+    )
     return Preset(method=GMVQConfig(), optimisation=optimisation)
 
 
@@ -166,7 +168,13 @@ def small() -> Preset[GMVQConfig]:
     """Sized for two CPU cores: at most one second per step."""
     method = GMVQConfig(vocabulary=256, networks=NetworkConfig(width=64, layers=4))
     optimisation = OptimisationConfig(
-        batch=128, steps=3000, hz=50.0, learning_rate=1e-3, learning_rate_end=1e-5, decay="cosine", warm_up=0.1
+        batch=128,
+        steps=3000,
+        hz=50.0,
+        learning_rate=1e-3,
+        learning_rate_end=1e-5,
+        learning_rate_decay="cosine",
+        warm_up=0.1,
     )
     return Preset(method=method, optimisation=optimisation)
 

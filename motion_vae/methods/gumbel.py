@@ -20,6 +20,7 @@ from motionlex.motion_vae.metrics import code_perplexity
 from motionlex.motion_vae.networks.relaxed import relaxed_sequence
 from motionlex.motion_vae.options import check_positive
 from motionlex.motion_vae.posterior import AutoregressivePosterior, FactorisedPosterior
+from motionlex.motion_vae.quantisation import mixed_codes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +92,7 @@ class RelaxedAutoencoder(PosteriorAutoencoder):
         beta = exponential_schedule(config.beta_start, config.beta_end, progress)
         temperature = exponential_schedule(config.temperature_start, config.temperature_end, progress)
         one_hot, logits = self.relaxed_sample(self.recognition.memory(x), generator, temperature=temperature)
-        reconstruction = self.decode_embeddings(one_hot @ self.codebook)
+        reconstruction = self.decode_embeddings(mixed_codes(one_hot, self.codebook))
         log_p = reconstruction.log_prob(x)
         kl = categorical_kl_to_uniform(logits).mean()
         terms = {"negative_log_p_nats": -log_p.mean(), "weighted_kl_nats": beta * kl}
@@ -140,7 +141,7 @@ def paper_na() -> Preset[GumbelConfig]:
 
 def autoregressive_optimisation() -> OptimisationConfig:
     """LAFAN optimisation of both autoregressive relaxations, which are unstable at the usual 3e-4."""
-    return OptimisationConfig(learning_rate=1e-4, learning_rate_end=1e-5, decay="cosine")
+    return OptimisationConfig(learning_rate=1e-4, learning_rate_end=1e-5, learning_rate_decay="cosine")
 
 
 def small() -> Preset[GumbelConfig]:

@@ -21,6 +21,7 @@ from motionlex.motion_vae.losses import gathered_log_prob
 from motionlex.motion_vae.networks.autoregressive import inverse_cdf_sample
 from motionlex.motion_vae.networks.ladder import LadderConfig
 from motionlex.motion_vae.options import check_choice, check_positive, check_vocabulary
+from motionlex.motion_vae.quantisation import mixed_codes
 from motionlex.motion_vae.responsibilities import categorical_kl, code_bits, responsibility_logits
 
 LOG_VARIANCE_LIMIT = math.log(1e4)
@@ -116,7 +117,7 @@ class RRVQ(HierarchicalAutoencoder):
             temperature=self.temperature(progress),
             hard=self.config.straight_through,
         )
-        return weights @ self.means[layer], categorical_kl(logits, self.prior_logits(layer, prior))
+        return mixed_codes(weights, self.means[layer]), categorical_kl(logits, self.prior_logits(layer, prior))
 
     def temperature(self, progress: float) -> float:
         """Temperature of the relaxation at step / schedule_steps."""

@@ -19,8 +19,8 @@ from motionlex.motion_vae.metrics import code_perplexity
 from motionlex.motion_vae.options import check_choice, check_positive, check_vocabulary
 from motionlex.motion_vae.quantisation import full_precision, mixed_codes, weighted_distance_logits
 
-LOG_VARIANCE_RANGE = (math.log(1e-4), math.log(1e4))
-"""Bounds of log sigma^2: below, the logits of neighbouring codes would overflow."""
+LOG_VARIANCE_RANGE = (math.log(1e-3), math.log(1e4))
+"""Bounds of log sigma^2: below, float32 rounding of squared distances would decide between neighbouring codes."""
 
 
 @dataclass(frozen=True, kw_only=True)

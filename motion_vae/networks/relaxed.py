@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from motionlex.motion_vae.networks.autoregressive import AutoregressiveDecoder
+from motionlex.motion_vae.quantisation import mixed_codes
 
 Relaxation = Callable[[Float[Tensor, "*shape code"]], Float[Tensor, "*shape code"]]
 """Draws codes from logits, as weights over the codes (one-hot or soft) with a gradient for the logits."""
@@ -44,5 +45,5 @@ def relaxed_sequence(
         draw = relaxation(logits)
         draws.append(draw)
         conditionals.append(logits)
-        embedded = draw @ codebook
+        embedded = mixed_codes(draw.unsqueeze(1), codebook).squeeze(1)
     return torch.stack(draws, dim=1), torch.stack(conditionals, dim=1)
