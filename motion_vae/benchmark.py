@@ -17,7 +17,7 @@ from motionlex.motion_vae.methods.daps import DAPS, DAPSConfig
 from motionlex.motion_vae.networks.autoregressive import AutoregressiveDecoder
 from motionlex.motion_vae.networks.transformer import TransformerConfig
 from motionlex.motion_vae.posterior import AutoregressivePosterior
-from motionlex.motion_vae.precision import PRECISIONS, Precision, arithmetic, check_precision
+from motionlex.motion_vae.precision import PRECISIONS, Precision, arithmetic, check_precision, float32_arithmetic
 from motionlex.motion_vae.registry import PlainValue, build_model, get_preset, override
 from motionlex.motion_vae.timing import best_time, best_times, matrix_speed, peak_memory_mb, step_operations
 from motionlex.motion_vae.trainer import Trainer, resolve_device
@@ -242,7 +242,8 @@ def _part_times(model: DAPS, trainer: Trainer, samples: int, repeats: int) -> di
             with arithmetic(config.precision, device):
                 result = function()
             if result.requires_grad:
-                result.backward()
+                with float32_arithmetic(config.precision):
+                    result.backward()
 
         return config.micro_batches * best_time(forward_backward, repeats, device)
 

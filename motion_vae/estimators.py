@@ -4,6 +4,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from motionlex.motion_vae.precision import exact_products
+
 
 def policy_search_weights(
     returns: Float[Tensor, "batch sample"],
@@ -85,7 +87,7 @@ def straight_through(
 def nearest_code(
     vectors: Float[Tensor, "batch token feature"], codebook: Float[Tensor, "code feature"]
 ) -> Int[Tensor, "batch token"]:
-    """Find the code with the smallest Euclidean distance to each vector, in at least float32 also under autocast.
+    """Find the code with the smallest Euclidean distance to each vector, in full precision whatever that of the body.
 
     Args:
         vectors: Output of the encoder.
@@ -94,7 +96,7 @@ def nearest_code(
     Returns:
         Indices (batch, token), int64.
     """
-    with torch.autocast(vectors.device.type, enabled=False):
+    with exact_products(vectors.device):
         scores = vectors.to(codebook.dtype) @ codebook.T - 0.5 * codebook.square().sum(dim=-1)
     return scores.argmax(dim=-1)
 

@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from motionlex.motion_vae.estimators import nearest_code
+from motionlex.motion_vae.precision import exact_products
 
 
 def full_precision(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
@@ -78,7 +79,7 @@ def k_means(
             chosen[code] = torch.multinomial(distance, 1, generator=generator)[0]
         centre = centred[chosen[code]]
         # Multiplied out it is one product per centre; rounding may leave a chosen vector a little off zero.
-        with torch.autocast(vectors.device.type, enabled=False):
+        with exact_products(vectors.device):
             to_centre = squares - 2.0 * centred @ centre + centre.square().sum()
         distance = torch.minimum(distance, to_centre.clamp_min(0.0))
         distance[chosen[code]] = 0.0
@@ -110,7 +111,7 @@ def weighted_distance_logits(
         Logits in at least float32, also under autocast.
     Source: GM-VQ, equation 16; with w = 1/sigma^2, SQ-VAE's posterior (Takida et al. 2022).
     """
-    with torch.autocast(latents.device.type, enabled=False):
+    with exact_products(latents.device):
         z, w, mu = full_precision(latents), full_precision(weights), full_precision(codebook)
         centre = mu.detach().mean(dim=0)
         z, mu = z - centre, mu - centre
@@ -121,7 +122,7 @@ def mixed_codes(
     weights: Float[Tensor, "batch token code"], codebook: Float[Tensor, "code feature"]
 ) -> Float[Tensor, "batch token feature"]:
     """Average codes by weights (a one-hot row looks one up), in full precision also under autocast."""
-    with torch.autocast(weights.device.type, enabled=False):
+    with exact_products(weights.device):
         return full_precision(weights) @ full_precision(codebook)
 
 

@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from motionlex.motion_vae.precision import exact_products
+
 
 def responsibility_logits(
     embeddings: Float[Tensor, "*shape width"],
@@ -31,7 +33,7 @@ def responsibility_logits(
     this is the density of a Gaussian with a diagonal covariance, without the common factor (2 pi)^(-d/2).
     """
     precision = torch.promote_types(torch.promote_types(embeddings.dtype, means.dtype), torch.float32)
-    with torch.autocast(embeddings.device.type, enabled=False):
+    with exact_products(embeddings.device):
         means = means.to(precision)
         # (e - mu)^2 is expanded into matrix products; the common shift keeps their terms, and so their rounding, small.
         centre = means.detach().mean(dim=0)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from motionlex.motion_vae.methods.daps import DAPSConfig
-from motionlex.motion_vae.precision import Precision, arithmetic
+from motionlex.motion_vae.precision import Precision, float32_arithmetic
 from motionlex.motion_vae.trajectories.domain import KERNEL, TrajectoryDomain
 
 
@@ -60,7 +60,7 @@ def matrix_speed(device: torch.device, repeats: int, precision: Precision = "flo
     a = torch.ones(size, size, device=device)
     if precision == "bf16":
         a = a.bfloat16()
-    with arithmetic("tf32" if precision == "tf32" else "float32", device):
+    with float32_arithmetic(precision):
         return 2.0 * size**3 / best_time(lambda: a @ a, repeats + 4, device)
 
 

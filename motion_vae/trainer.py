@@ -21,7 +21,7 @@ from motionlex.data.errors import UserError
 from motionlex.motion_vae import distributed
 from motionlex.motion_vae.contract import BatchSource, DiscreteAutoencoder, LossTerms, OptimisationConfig
 from motionlex.motion_vae.optimisation import Plateau, build_optimisers
-from motionlex.motion_vae.precision import arithmetic, check_precision
+from motionlex.motion_vae.precision import arithmetic, check_precision, float32_arithmetic
 
 logger = logging.getLogger(__name__)
 TrainingState = dict[str, object]
@@ -199,7 +199,8 @@ class Trainer:
         with arithmetic(self.config.precision, self.device):
             terms = next(objectives, None)
         if terms is not None:
-            (terms.total / self.config.micro_batches).backward()
+            with float32_arithmetic(self.config.precision):
+                (terms.total / self.config.micro_batches).backward()
         return terms
 
     def _averaged(self, parts: list[LossTerms]) -> dict[str, float]:

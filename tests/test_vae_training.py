@@ -11,12 +11,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from motionlex.data.errors import UserError
 from motionlex.motion_vae.checkpoint import NewRunFolder, load_run, load_state
 from motionlex.motion_vae.contract import DiscreteAutoencoder, LossTerms, OptimisationConfig, ParameterGroup
+from motionlex.motion_vae.estimators import nearest_code
 from motionlex.motion_vae.precision import arithmetic
+from motionlex.motion_vae.quantisation import k_means, mixed_codes, weighted_distance_logits
 from motionlex.motion_vae.registry import available_methods, build_model, get_preset, override
+from motionlex.motion_vae.responsibilities import responsibility_logits
 from motionlex.motion_vae.trainer import NonFiniteLossError, Trainer, resolve_device
 from motionlex.motion_vae.training import TrainFlags, train
 from motionlex.motion_vae.trajectories.domain import TrajectoryDomain
@@ -413,6 +417,74 @@ def test_a_plateau_survives_a_resume():
 def test_bad_optimisation_is_refused_at_once(changes):
     with pytest.raises(ValueError, match=next(iter(changes))):
         OptimisationConfig(batch=4, **changes)
+
+
+class Products(TorchDispatchMode):
+    """Notes the types of the factors of every matrix product and the precision that it runs in."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.bmm, torch.ops.aten.mv, torch.ops.aten.addmm):
+            self.seen.add((args[0].dtype, torch.get_float32_matmul_precision()))
+        return function(*args, **(kwargs or {}))
+
+
+def test_the_precision_of_the_body():
+    """Seen where products are made; settings of the process are as before afterwards."""
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    a = torch.ones(2, 2)
+    for precision, seen, convolutions in (
+        ("float32", (torch.float32, "highest"), False),
+        ("tf32", (torch.float32, "high"), True),
+        ("bf16", (torch.bfloat16, "highest"), True),
+    ):
+        with Products() as products, arithmetic(precision, torch.device("cpu")):
+            a @ a
+            assert torch.backends.cudnn.allow_tf32 is convolutions
+        assert products.seen == {seen}
+        assert (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32) == before
+
+
+@pytest.mark.parametrize("precision", ["tf32", "bf16"])
+@pytest.mark.parametrize(
+    "compare",
+    [
+        lambda x, codes: nearest_code(x, codes),
+        lambda x, codes: weighted_distance_logits(x, x.square(), codes),
+        lambda x, codes: mixed_codes(x.softmax(dim=-1), codes),
+        lambda x, codes: k_means(x.flatten(0, 1), 3, torch.Generator().manual_seed(0)),
+        lambda x, codes: responsibility_logits(x, codes),
+        lambda x, codes: responsibility_logits(x, codes, codes),
+    ],
+    ids=["nearest_code", "weighted_distance_logits", "mixed_codes", "k_means", "responsibilities", "variances"],
+)
+def test_codes_are_compared_in_full_precision(compare, precision):
+    x, codes = torch.randn(2, 4, 3, generator=torch.Generator().manual_seed(0)), torch.eye(3)
+    with Products() as products, arithmetic(precision, torch.device("cpu")):
+        compare(x, codes)
+    assert products.seen == {(torch.float32, "highest")}
+
+
+@pytest.mark.parametrize(
+    ("precision", "products", "convolutions"),
+    [("float32", "highest", False), ("tf32", "high", True), ("bf16", "highest", True)],
+)
+def test_gradients_are_computed_in_the_precision_of_the_loss(precision, products, convolutions, monkeypatch):
+    """And outside autocast, which has chosen the types of the backward pass already."""
+    monkeypatch.setattr("motionlex.motion_vae.trainer.check_precision", lambda precision, device: None)
+    trainer, seen = small_trainer("vqvae", precision=precision, batch=2), []
+
+    def note(gradient):
+        settings = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+        seen.append((*settings, torch.is_autocast_enabled("cpu")))
+
+    for parameter in filter(lambda p: p.requires_grad, trainer.model.parameters()):
+        parameter.register_hook(note)
+    trainer.step()
+    assert set(seen) == {(products, convolutions, False)}
 
 
 def test_tf32_needs_cuda():
