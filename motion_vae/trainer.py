@@ -243,6 +243,8 @@ class Trainer:
         return {VALIDATION: score}
 
     def _record(self, values: Mapping[str, float]) -> None:
+        """Add to the window; names that the present objective no longer gives leave it."""
+        self.window = {name: old for name, old in self.window.items() if name in values or name == VALIDATION}
         for name, value in values.items():
             self.window.setdefault(name, []).append(value)
             del self.window[name][: -1 if name == VALIDATION else -WINDOW_STEPS]

@@ -221,6 +221,31 @@ def test_a_non_finite_loss_stops_before_it_spoils_the_weights():
     assert "batch is in dump.pt" in str(caught.value.dumped(Path("dump.pt")))
 
 
+class Scalars:
+    """Notes the names that a writer receives at each step."""
+
+    def __init__(self):
+        self.names = {}
+
+    def add_scalar(self, tag, scalar_value, global_step):
+        self.names.setdefault(global_step, set()).add(tag)
+
+
+def test_values_of_a_past_phase_leave_the_window(monkeypatch):
+    """Three steps of a warm start, then search; the validation score, which comes now and then, stays."""
+    monkeypatch.setattr("motionlex.motion_vae.trainer.WINDOW_STEPS", 2)
+    settings = {"batch": 2, "validation_steps": 3, "validate": lambda: 1.5}
+    trainer = small_trainer("daps", "continuous=0", "quantise=0.25", "imitate=0", **settings)
+    phases = [set(trainer.step()) - {"validation_score_nats"} for _ in range(4)]
+    assert phases[0] == phases[2] and phases[2] - phases[3], "this test needs names that end"
+    trainer = small_trainer("daps", "continuous=0", "quantise=0.25", "imitate=0", **settings)
+    writer = Scalars()
+    result = trainer.run(4, save=lambda _: None, checkpoint_steps=9, writer=writer)
+    assert set(result) == phases[3] | {"validation_score_nats"}
+    assert writer.names[2] == {f"train/{name}" for name in phases[0]}
+    assert writer.names[4] == {f"train/{name}" for name in phases[3]} | {"validation/score_nats"}
+
+
 def test_devices():
     assert resolve_device("cpu") == torch.device("cpu")
     with pytest.raises(UserError, match="cannot be used"):
