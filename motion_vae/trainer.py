@@ -31,6 +31,8 @@ WINDOW_STEPS = 50
 """Steps over which logged values are averaged."""
 VALIDATION = "validation_score_nats"
 """Name of the validation score among the logged values."""
+GRADIENT_NORM = "gradient_norm"
+"""Name of the norm of the gradient among the terms of an error."""
 
 
 @runtime_checkable
@@ -91,7 +93,7 @@ class Trainer:
             Loss, its terms and the metrics, averaged over micro-batches and ranks; of the last objective that has them.
 
         Raises:
-            NonFiniteLossError: If the loss is NaN or infinite; the update is left out, on every rank.
+            NonFiniteLossError: If loss or gradient is NaN or infinite; the update is left out, on every rank.
         """
         batch = self.sampler.sample(self.config.batch, self.data_generator)
         rows = distributed.own_rows(batch).to(self.device)
@@ -103,10 +105,11 @@ class Trainer:
         values: dict[str, float] = {}
         while found := [terms for part in parts if (terms := self._backward(part)) is not None]:
             assert len(found) == len(parts), "micro-batches of one batch must have the same number of objectives"
-            logged = self._averaged(found)
-            if not math.isfinite(logged["loss"]):
+            distributed.average_gradients(self.model.parameters())
+            logged, gradient_norm = self._averaged(found, self._gradient_norm())
+            if not math.isfinite(logged["loss"]) or not math.isfinite(gradient_norm):
                 self._clear_gradients()
-                raise NonFiniteLossError(self.steps, batch, logged)
+                raise NonFiniteLossError(self.steps, batch, logged | {GRADIENT_NORM: gradient_norm})
             self._update(progress)
             values |= logged
         self.steps += 1
@@ -203,8 +206,19 @@ class Trainer:
                 (terms.total / self.config.micro_batches).backward()
         return terms
 
-    def _averaged(self, parts: list[LossTerms]) -> dict[str, float]:
-        """Average over micro-batches and ranks: one message between ranks, one wait for the device."""
+    def _gradient_norm(self) -> Tensor:
+        """Norm of all gradients together, infinite also where its square overflows."""
+        gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
+        if not gradients:
+            return torch.zeros((), device=self.device)
+        return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+
+    def _averaged(self, parts: list[LossTerms], gradient_norm: Tensor) -> tuple[dict[str, float], float]:
+        """Average over micro-batches and ranks: one message between ranks, one wait for the device.
+
+        Returns:
+            Loss, terms and metrics by name, and the norm of the gradient, which has no name of its own in the log.
+        """
         named = [
             {
                 "loss": part.total.detach(),
@@ -214,11 +228,11 @@ class Trainer:
             for part in parts
         ]
         rows = [torch.stack([value.to(self.device, torch.float32) for value in values.values()]) for values in named]
-        mean = distributed.synchronised_sum(torch.stack(rows).mean(dim=0)) / distributed.world_size()
-        return dict(zip(named[0], mean.tolist(), strict=True))
+        row = torch.cat([torch.stack(rows).mean(dim=0), gradient_norm.to(self.device, torch.float32).view(1)])
+        *mean, norm = (distributed.synchronised_sum(row) / distributed.world_size()).tolist()
+        return dict(zip(named[0], mean, strict=True)), norm
 
     def _update(self, progress: float) -> None:
-        distributed.average_gradients(self.model.parameters())
         for optimiser in self.optimisers:
             optimiser.update(progress, self.plateau.scale)
         self.model.after_update()
@@ -258,12 +272,13 @@ class Trainer:
 
 
 class NonFiniteLossError(UserError):
-    """The loss became NaN or infinite."""
+    """The loss, or the gradient of a finite loss, became NaN or infinite."""
 
     def __init__(self, steps: int, batch: Tensor, terms: Mapping[str, float]) -> None:
         self.steps, self.batch, self.terms = steps, batch, terms
         listed = ", ".join(f"{name}={value:.4g}" for name, value in terms.items())
-        super().__init__(f"the loss is not finite at step {steps} ({listed}); try a lower learning rate")
+        culprit = "gradient" if math.isfinite(terms["loss"]) else "loss"
+        super().__init__(f"the {culprit} is not finite at step {steps} ({listed}); try a lower learning rate")
 
     def dumped(self, path: Path) -> UserError:
         """The same error, naming the file that holds the batch."""

@@ -246,6 +246,21 @@ def test_values_of_a_past_phase_leave_the_window(monkeypatch):
     assert writer.names[4] == {f"train/{name}" for name in phases[3]} | {"validation/score_nats"}
 
 
+def test_an_infinite_gradient_of_a_finite_loss_stops_too():
+    """The square root at zero: 0, with a derivative of infinity; weights and Adam's moments stay as they were."""
+    config = OptimisationConfig(batch=4, micro_batches=2, weight_decay=0.0, adaptive_clipping=None)
+    model = Alternating()
+    trainer = Trainer(model, Ones(), config, schedule_steps=10, seed=0, device=torch.device("cpu"))
+    trainer.step()
+    before = model.weight.item(), trainer.state()["optimisers"]["all"]["state"][0]["exp_avg"].item()
+    model.function = lambda value: (value - value.detach()).sqrt()
+    with pytest.raises(NonFiniteLossError, match=r"the gradient is not finite at step 1 .*gradient_norm=inf") as caught:
+        trainer.step()
+    assert caught.value.terms["loss"] == 0.0 and torch.equal(caught.value.batch, torch.ones(4, 1, 1))
+    moment = trainer.state()["optimisers"]["all"]["state"][0]["exp_avg"].item()
+    assert (model.weight.item(), moment) == before and model.weight.grad is None
+
+
 def test_devices():
     assert resolve_device("cpu") == torch.device("cpu")
     with pytest.raises(UserError, match="cannot be used"):
@@ -296,11 +311,12 @@ class Alternating(DiscreteAutoencoder):
         super().__init__()
         self.weight = torch.nn.Parameter(torch.tensor(1.0))
         self.seen = []
+        self.function = lambda value: value
 
     def objectives(self, x, generator, *, progress):
         for name in ("first", "second"):
             self.seen.append((name, x.shape[0], self.weight.item()))
-            value = self.weight * x.mean()
+            value = self.function(self.weight * x.mean())
             yield LossTerms(total=value, terms={name: value.detach()}, metrics={})
 
     def parameter_groups(self):
