@@ -30,12 +30,13 @@ worker = load_worker()
 
 
 def launch(command, ranks=2, **options):
-    """Start one process per rank, as torchrun does, without its own start-up time."""
-    with socket.socket() as probe:
+    """Start one process per rank, as torchrun does, without its own start-up time; OTHER_PORT is for a second group."""
+    with socket.socket() as probe, socket.socket() as other:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+        other.bind(("127.0.0.1", 0))
+        ports = [str(found.getsockname()[1]) for found in (probe, other)]
     common = {**os.environ, "OMP_NUM_THREADS": "1", "WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1"}
-    common["MASTER_PORT"] = str(port)
+    common |= dict(zip(("MASTER_PORT", "OTHER_PORT"), ports))
     processes = [
         subprocess.Popen(
             [sys.executable, *command],
@@ -77,18 +78,19 @@ def same(first, second, path=""):
 
 @pytest.mark.parametrize("case", worker.CASES)
 def test_two_ranks_of_32_give_the_gradients_of_one_of_64(ranks, case):
-    """In float64 only the order of sums differs; moving averages of the codebook are compared with the gradients."""
+    """In float64 only the order of sums differs; weights and buffers that are no business of gradients agree too."""
     alone = worker.gradients(case)
     assert alone["gradients"], "something must have a gradient"
     if case == "policy_search":
         assert alone["gradients"]["log_eta"].abs() > 1e-6
     for found in (rank["gradients"][case] for rank in ranks):
-        for part in ("gradients", "buffers"):
+        for part in ("gradients", "state"):
             assert found[part].keys() == alone[part].keys()
             for name, value in alone[part].items():
                 torch.testing.assert_close(found[part][name], value, rtol=1e-9, atol=1e-11, msg=f"{part} {name}")
-        for name in ("loss", "mean_squared_error"):  # logged in float32
-            assert found["logged"][name] == pytest.approx(alone["logged"][name], rel=1e-5)
+        for mine, whole in zip(found["logged"], alone["logged"]):
+            for name in ("loss", "mean_squared_error"):  # logged in float32
+                assert mine[name] == pytest.approx(whole[name], rel=1e-5)
 
 
 def test_ranks_and_micro_batches_together(ranks):
@@ -100,16 +102,23 @@ def test_ranks_and_micro_batches_together(ranks):
 
 @pytest.mark.parametrize("case", worker.CASES)
 def test_replicas_stay_equal_bit_for_bit(ranks, case):
-    """Twelve updates with draws of their own: through the warm start with its dead codes into the search."""
-    first, second = (rank["trained"][case] for rank in ranks)
+    """Twelve updates with draws of their own: in daps through the warm start with its dead codes into the search."""
+    first, second = (rank["runs"][case]["trained"] for rank in ranks)
     same(first, second)
     assert not torch.equal(*first["model_generators"]), "ranks draw different noise"
+
+
+def test_codes_that_died_start_anew(ranks):
+    """The last of twelve updates is a round of replacement: its codes have a tenth of the count under even use."""
+    counts = ranks[0]["runs"]["dead_codes"]["trained"]["model"]["moving.count"]
+    vectors_per_code = 8 * worker.DOMAIN.tokens / len(counts)
+    assert torch.isclose(counts, torch.tensor(0.1 * vectors_per_code, dtype=counts.dtype)).any()
 
 
 @pytest.mark.parametrize("case", worker.CASES)
 def test_a_resumed_pair_equals_one_that_never_stopped(ranks, case):
     for rank in ranks:
-        same(rank["trained"][case], rank["resumed"][case])
+        same(rank["runs"][case]["trained"], rank["runs"][case]["resumed"])
 
 
 def test_a_loss_that_is_not_finite_on_one_rank_stops_both(ranks):
@@ -130,7 +139,7 @@ def test_rows_are_contiguous_parts(ranks):
 
 def test_the_number_of_ranks_is_fixed(ranks):
     with pytest.raises(UserError, match=r"trained on 2 rank\(s\) and cannot be resumed on 1: .*--nproc-per-node 2"):
-        worker.trainer("gradient_codebook").load_state(ranks[0]["trained"]["gradient_codebook"])
+        worker.trainer("gradient_codebook").load_state(ranks[0]["runs"]["gradient_codebook"]["trained"])
 
 
 def test_a_batch_that_ranks_do_not_divide_is_refused(monkeypatch):
@@ -149,7 +158,7 @@ def test_every_rank_of_a_machine_has_its_own_gpu(monkeypatch):
 
 
 TOY_COMMAND = f"""
-import sys
+import os, sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from conftest import toy_clip
 from motionlex.data.datasets import MotionData
@@ -160,23 +169,24 @@ def load(name, root, *, hz):
     return MotionData(name=name, train=(toy_clip("a"), toy_clip("b", seed=1)), validation=(), hz=hz)
 
 training.load_dataset = load
-sys.exit(main(sys.argv[1:]))
+train, resume = sys.argv[1:]
+assert main(train.split()) == 0
+os.environ["MASTER_PORT"] = os.environ["OTHER_PORT"]
+assert main(resume.split()) == 0
 """
 
 
 def test_the_command_on_two_ranks(tmp_path):
-    """One run folder, one result, and a resume that goes on."""
-    settings = "width=8 heads=2 layers=1 mlp_ratio=1 vocabulary=8 batch=4 samples=2 ess_target=0.7".split()
-    flags = ["--out", "run", "--steps", "2", "--schedule-steps", "9", "--json", "--set", *settings]
-    ((output, log), code), ((quiet, quiet_log), other) = launch(["-c", TOY_COMMAND, *flags], cwd=tmp_path)
+    """One run folder, one result, and a resume that goes on; in one process per rank, since imports take longest."""
+    settings = "width=8 heads=2 layers=1 mlp_ratio=1 vocabulary=8 batch=4 samples=2 ess_target=0.7"
+    train = f"--out run --steps 2 --schedule-steps 9 --json --set {settings}"
+    resume = "--resume run --steps 4 --json"
+    ((output, log), code), ((quiet, quiet_log), other) = launch(["-c", TOY_COMMAND, train, resume], cwd=tmp_path)
     assert code == 0 and other == 0, log + quiet_log
-    result = json.loads(output.splitlines()[-1])
+    result, resumed = (json.loads(line) for line in output.splitlines())
     assert result["steps"] == 2 and result["ranks"] == 2 and result["samples_per_s"] > 0.0
     assert "step 2/2" in log and "step 2/2" not in quiet_log and quiet == ""
-    flags = ["--resume", "run", "--steps", "4", "--json"]
-    ((output, log), code), _ = launch(["-c", TOY_COMMAND, *flags], cwd=tmp_path)
-    assert code == 0, log
-    assert json.loads(output.splitlines()[-1])["steps"] == 4
+    assert resumed["steps"] == 4 and resumed["ranks"] == 2 and "step 4/4" in log
 
 
 def test_errors_name_their_rank(monkeypatch, capsys):
