@@ -20,6 +20,7 @@ from torch import Tensor
 from motionlex.data.errors import UserError
 from motionlex.motion_vae import distributed
 from motionlex.motion_vae.contract import BatchSource, DiscreteAutoencoder, LossTerms, OptimisationConfig
+from motionlex.motion_vae.interruption import postponed_interrupt
 from motionlex.motion_vae.optimisation import Plateau, build_optimisers
 from motionlex.motion_vae.precision import arithmetic, check_precision, float32_arithmetic
 
@@ -127,6 +128,9 @@ class Trainer:
     ) -> dict[str, float]:
         """Train until ``steps`` in total, saving every ``checkpoint_steps``, at the end, and when interrupted.
 
+        An interrupt lets the running step end first, since half a step cannot be continued exactly; a second one does
+        not wait, and leaves the last checkpoint.
+
         Args:
             steps: Total steps to reach.
             save: Writes a checkpoint. It is called on every rank, since :meth:`state` collects from all of them; an
@@ -136,12 +140,15 @@ class Trainer:
 
         Returns:
             Averages over the last window, by name.
+
+        Raises:
+            KeyboardInterrupt: If interrupted.
         """
         self.model.train()
         first, started, previous = self.steps, time.monotonic(), self.seconds
         last_line = started
-        try:
-            while self.steps < steps:
+        with postponed_interrupt(enabled=distributed.world_size() == 1) as interrupted:
+            while self.steps < steps and not interrupted.is_set():
                 self._record(self.step())
                 now = time.monotonic()
                 self.seconds = previous + now - started
@@ -152,11 +159,9 @@ class Trainer:
                     last_line = now
                 if self.steps % checkpoint_steps == 0 and self.steps < steps:
                     save(self)
-        except KeyboardInterrupt:
-            if distributed.world_size() == 1:
-                save(self)
-            raise
-        save(self)
+            save(self)
+        if interrupted.is_set():
+            raise KeyboardInterrupt
         return self.averages()
 
     def averages(self) -> dict[str, float]:

@@ -1,10 +1,12 @@
 """Runs: resumed bit for bit after a kill, saved whole or not at all, one clear line for every mistake."""
 
+import copy
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -259,6 +261,61 @@ def test_an_infinite_gradient_of_a_finite_loss_stops_too():
     assert caught.value.terms["loss"] == 0.0 and torch.equal(caught.value.batch, torch.ones(4, 1, 1))
     moment = trainer.state()["optimisers"]["all"]["state"][0]["exp_avg"].item()
     assert (model.weight.item(), moment) == before and model.weight.grad is None
+
+
+class Interrupted:
+    """Ctrl-C, so many times, in the middle of the third step: the batch is drawn, nothing is updated."""
+
+    def __init__(self, times):
+        self.drawn, self.times = 0, times
+
+    def sample(self, batch, generator):
+        self.drawn += 1
+        if self.drawn == 3:
+            for _ in range(self.times):
+                signal.raise_signal(signal.SIGINT)
+        return torch.randn(batch, 1, 1, generator=generator)
+
+
+def interrupted_trainer(times):
+    config = OptimisationConfig(batch=2, learning_rate=0.1, adaptive_clipping=None)
+    return Trainer(Alternating(), Interrupted(times), config, schedule_steps=10, seed=0, device=torch.device("cpu"))
+
+
+def test_an_interrupted_run_is_saved_between_two_steps():
+    """Continued from there it ends like one that was left alone, and Ctrl-C means afterwards what it meant before."""
+    saved, whole, resumed = [], interrupted_trainer(0), interrupted_trainer(0)
+    whole.run(6, save=lambda _: None, checkpoint_steps=100)
+    with pytest.raises(KeyboardInterrupt):
+        interrupted_trainer(1).run(6, save=lambda t: saved.append(copy.deepcopy(t.state())), checkpoint_steps=100)
+    assert [state["steps"] for state in saved] == [3]
+    resumed.load_state(saved[0])
+    assert resumed.run(6, save=lambda _: None, checkpoint_steps=100) == whole.averages()
+    assert torch.equal(resumed.model.weight, whole.model.weight)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_second_interrupt_does_not_wait_and_keeps_the_last_checkpoint():
+    saved, trainer = [], interrupted_trainer(2)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.run(6, save=lambda t: saved.append(t.steps), checkpoint_steps=1)
+    assert saved == [1, 2] and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_run_leaves_signals_alone_that_are_not_its_own():
+    """A job in the background ignores SIGINT, and a thread cannot set handlers."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        trainer = interrupted_trainer(1)
+        trainer.run(4, save=lambda _: None, checkpoint_steps=100)
+        assert trainer.steps == 4 and signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+    trainer = interrupted_trainer(0)
+    thread = threading.Thread(target=trainer.run, args=(4,), kwargs={"save": lambda _: None, "checkpoint_steps": 100})
+    thread.start()
+    thread.join()
+    assert trainer.steps == 4
 
 
 def test_devices():
