@@ -24,6 +24,8 @@ def clip_gradients_adaptively(parameters: Iterable[nn.Parameter], limit: float) 
         parameters: Parameters whose ``.grad`` is changed in place; those without are skipped.
         limit: lambda, > 0.
     Source: Brock et al. 2021, equation 3; the DAPS authors use limit 1.
+    Departure: the unit is always the first axis, which in the kernels of transposed convolutions (input, output,
+    ...) is the input unit.
     """
     for parameter in parameters:
         if parameter.grad is None:
