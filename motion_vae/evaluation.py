@@ -87,7 +87,7 @@ def evaluate_run(
     config = load_config(run)
     domain = domain_from_plain(config.domain)
     if domain.kind != TrajectoryDomain.kind:
-        raise UserError(f"{run} encodes data of the kind {domain.kind!r}, not motion: see motionlex benchmark-images")
+        raise UserError(f"{run} encodes data of the kind {domain.kind!r}, not motion")
     out = run if flags.out is None else flags.out
     _check_writable(out)
     _check_not_bundled(out)

@@ -136,7 +136,7 @@ def paper() -> Preset[PPOConfig]:
 
 
 def small() -> Preset[PPOConfig]:
-    """Sized for two CPU cores: about one second per step, with three updates in it."""
+    """Sized for two CPU cores: about one second per step, with four updates in it."""
     method = PPOConfig(vocabulary=256, networks=NetworkConfig(width=64), samples=4, beta_start=0.1, aligned_memory=True)
     optimisation = OptimisationConfig(batch=64, steps=5500, hz=50.0, learning_rate=1e-3, learning_rate_end=5e-5)
     return Preset(method=method, optimisation=optimisation)
