@@ -33,7 +33,7 @@ CASES = {  # what ranks share besides gradients
     ),
     "policy_search": (  # mean ESS; in the warm start first codes, counts and sums, the vectors of dead codes
         "daps",
-        f"{CODES} samples=3 ess_target=0.5 replace_every=2",
+        f"{NETWORKS} vocabulary=24 samples=3 ess_target=0.5 decay=0.1 replace_every=2",
     ),
     "eta_per_example": ("daps", f"{CODES} samples=3 ess_target=0.5 temperature_control=bisection"),  # its warm start
     "ppo": ("ppo", f"{CODES} samples=3 epochs=2 standardise=true"),  # mean square of the advantages
