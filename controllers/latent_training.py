@@ -273,7 +273,12 @@ def load_autoencoder(path: Path) -> TrainedAutoencoder:
 
 
 def build_policy(task: LatentTask, autoencoder: TrainedAutoencoder) -> LatentPolicy:
-    """Create the untrained policy of a task; the same seed gives the same weights."""
+    """Create the untrained policy of a task; the same seed gives the same weights.
+
+    Raises:
+        UserError: If the autoencoder has no codes.
+    """
+    autoencoder.require_codes()
     config = LatentPolicyConfig(
         vocabulary=autoencoder.model.vocabulary,
         tokens=autoencoder.model.tokens,

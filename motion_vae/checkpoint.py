@@ -90,14 +90,23 @@ class TrainedAutoencoder:
     meta: Mapping[str, PlainValue]
     """Provenance: commit, versions, data hash, steps."""
 
+    def require_codes(self) -> None:
+        """Refuse a continuous relative where codes are needed.
+
+        Raises:
+            UserError: If the method has none.
+        """
+        if not self.model.discrete:
+            raise UserError(f"method {self.config.method!r} has no codes: choose a discrete one")
+
     @torch.no_grad()
     def encode_features(
         self, features: Float[Tensor, "batch item feature"], generator: torch.Generator
     ) -> Int[Tensor, "batch token"]:
         """Draw the codes of standardised segments, e.g. (batch, 32, 121) -> (batch, 64)."""
+        self.require_codes()
         indices = self.model.encode(features, generator).indices
-        if indices is None:
-            raise UserError(f"method {self.config.method!r} has no codes: choose a discrete one")
+        assert indices is not None
         return indices
 
     @torch.no_grad()

@@ -1,5 +1,6 @@
 """``motionlex train-highlevel`` and ``motionlex pack-bundle`` from flags to files."""
 
+import dataclasses
 import json
 
 import pytest
@@ -117,3 +118,18 @@ def test_runs_that_do_not_belong_together_are_refused(tiny_vae_run, low_level_ru
             )
         )
     assert not (tmp_path / "bundle").exists()
+
+
+def test_an_autoencoder_without_codes_is_refused(tiny_autoencoder):
+    task = latent_training.LatentTask(vae="x", data="builtin", data_root=None, schedule_steps=1, seed=0)
+    from motionlex.motion_vae.registry import build_model, get_preset
+
+    config = get_preset("gaussian", "small").method
+    model = build_model("gaussian", config, tiny_autoencoder.model.domain, seed=0)
+    continuous = dataclasses.replace(
+        tiny_autoencoder, model=model, config=dataclasses.replace(tiny_autoencoder.config, method="gaussian")
+    )
+    with pytest.raises(UserError, match="method 'gaussian' has no codes"):
+        latent_training.build_policy(task, continuous)
+    with pytest.raises(UserError, match="method 'gaussian' has no codes"):
+        continuous.encode_features(torch.zeros(1, 32, tiny_autoencoder.statistics.size), torch.Generator())
