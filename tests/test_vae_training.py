@@ -13,17 +13,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from motionlex.data.errors import UserError
 from motionlex.motion_vae.checkpoint import NewRunFolder, load_run, load_state
 from motionlex.motion_vae.contract import DiscreteAutoencoder, LossTerms, OptimisationConfig, ParameterGroup
 from motionlex.motion_vae.estimators import nearest_code
+from motionlex.motion_vae.metrics import code_perplexity
+from motionlex.motion_vae.optimisation import GroupOptimiser
 from motionlex.motion_vae.precision import arithmetic
-from motionlex.motion_vae.quantisation import k_means, mixed_codes, weighted_distance_logits
+from motionlex.motion_vae.quantisation import code_sums, k_means, mixed_codes, weighted_distance_logits
 from motionlex.motion_vae.registry import available_methods, build_model, get_preset, override
 from motionlex.motion_vae.responsibilities import responsibility_logits
-from motionlex.motion_vae.trainer import NonFiniteLossError, Trainer, resolve_device
+from motionlex.motion_vae.trainer import NonFiniteLossError, Trainer, resolve_device, transferred
 from motionlex.motion_vae.training import TrainFlags, train
 from motionlex.motion_vae.trajectories.domain import TrajectoryDomain
 from motionlex.motion_vae.validation import held_out_score
@@ -96,6 +99,7 @@ def test_a_killed_run_continues_bit_for_bit(motions, tmp_path):
 def test_commands_print_one_json_object(motions, tmp_path, capsys):
     run = str(tmp_path / "run")
     arguments = ["--data", "lafan1", "--data-root", str(motions), "--steps", "2", "--out", run, "--json"]
+    arguments += ["--schedule-steps", "1"]  # the second step is a search, which reconstructs (imitation does not)
     assert train_motion_vae.main([*arguments, "--set", *TINY]) == 0
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert {"run", "steps", "seconds", "seconds_per_step", "mean_squared_error"} <= result.keys()
@@ -316,6 +320,69 @@ def test_a_run_leaves_signals_alone_that_are_not_its_own():
     thread.start()
     thread.join()
     assert trainer.steps == 4
+
+
+def test_statistics_of_codes_stay_on_the_device():
+    """A fake GPU refuses whatever would make the host wait for a value or for a shape."""
+    with FakeTensorMode():
+        indices = torch.zeros(4, 8, dtype=torch.int64, device="cuda")
+        assert code_perplexity(indices, 16).device.type == "cuda"
+        counts, sums = code_sums(torch.zeros(32, 3, device="cuda"), indices.flatten(), 16)
+        assert counts.shape == (16,) and sums.shape == (16, 3) and counts.device.type == "cuda"
+
+
+@pytest.mark.parametrize(
+    ("codes", "expected"), [([[0, 1], [6, 7]], 4.0), ([[3, 3]], 1.0), ([[0, 0], [0, 5]], 1.754765)]
+)
+def test_perplexity_of_a_batch(codes, expected):
+    """Even over n codes it is n; for shares of 3/4 and 1/4 it is 4 / 3^(3/4)."""
+    found = code_perplexity(torch.tensor(codes), 8)
+    assert found.dtype == torch.float32 and found.item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_counts_and_sums_of_codes():
+    counts, sums = code_sums(torch.tensor([[1.0], [2.0], [4.0]]), torch.tensor([2, 0, 2]), 4)
+    assert counts.tolist() == [1, 0, 2, 0] and sums.flatten().tolist() == [2, 0, 5, 0]
+
+
+@pytest.mark.parametrize(
+    ("rule", "device", "fused"),
+    [("adamw", "cuda", True), ("adam", "cuda", True), ("adamw", "cpu", None), ("adamax", "cuda", None)],
+)
+def test_update_rules_are_one_kernel_on_a_gpu(rule, device, fused):
+    with FakeTensorMode():
+        weight = torch.nn.Parameter(torch.ones(3, device=device))
+        group = ParameterGroup(name="all", parameters=[weight])
+        assert GroupOptimiser(group, OptimisationConfig(optimiser=rule)).rule.defaults.get("fused") is fused
+
+
+def test_a_run_of_a_gpu_continues_on_a_cpu():
+    """The saved state asks for the one kernel that a GPU had; the next update is the same up to rounding."""
+    first, second = (small_trainer("vqvae", batch=2) for _ in range(2))
+    first.step()
+    state = copy.deepcopy(first.state())
+    for saved in state["optimisers"].values():
+        for group in saved["param_groups"]:
+            group["fused"] = True
+    second.load_state(state)
+    first.step(), second.step()
+    for a, b in zip(first.model.parameters(), second.model.parameters()):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_batches_go_to_a_gpu_from_pinned_memory(monkeypatch):
+    """What is asked of torch, where there is no GPU; pinning what is on a GPU already would be an error."""
+    asked = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda x: asked.append("pin") or x)
+    monkeypatch.setattr(torch.Tensor, "to", lambda x, device, non_blocking=False: asked.append(non_blocking) or x)
+    x, gpu = torch.ones(2, 3), torch.device("cuda")
+    transferred(x, torch.device("cpu"))
+    assert asked == [False]
+    transferred(x, gpu)
+    assert asked == [False, "pin", True]
+    with FakeTensorMode():
+        transferred(torch.ones(2, 3, device=gpu), gpu)
+    assert asked == [False, "pin", True, False]
 
 
 def test_devices():
