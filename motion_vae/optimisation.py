@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Mapping
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from motionlex.motion_vae.contract import DiscreteAutoencoder, OptimisationConfig, ParameterGroup
 from motionlex.motion_vae.estimators import exponential_schedule
@@ -52,6 +52,11 @@ def learning_rate(config: OptimisationConfig, progress: float) -> float:
     return config.learning_rate_end + 0.5 * span * (1.0 + math.cos(math.pi * share))
 
 
+def fused_kernel(rule: str, parameters: Iterable[Tensor]) -> dict[str, bool]:
+    """Options of an update rule that make one kernel of it: only on CUDA, and Adamax has none."""
+    return {"fused": True} if rule != "adamax" and all(parameter.is_cuda for parameter in parameters) else {}
+
+
 class GroupOptimiser:
     """The update rule on one parameter group, with its clipping."""
 
@@ -66,6 +71,7 @@ class GroupOptimiser:
             self.parameters,
             lr=config.learning_rate if group.learning_rate is None else group.learning_rate,
             weight_decay=config.weight_decay if group.weight_decay is None else group.weight_decay,
+            **fused_kernel(config.optimiser, self.parameters),
         )
 
     def update(self, progress: float, scale: float = 1.0) -> None:

@@ -49,8 +49,9 @@ def code_sums(
     Returns:
         Counts and sums, in the precision of the vectors.
     """
-    counts = torch.bincount(indices, minlength=codes).to(vectors.dtype)
-    return counts, vectors.new_zeros(codes, vectors.shape[-1]).index_add_(0, indices, vectors)
+    # Not bincount, which makes the host wait for the largest index.
+    counts = indices.new_zeros(codes).scatter_add_(0, indices, torch.ones_like(indices))
+    return counts.to(vectors.dtype), vectors.new_zeros(codes, vectors.shape[-1]).index_add_(0, indices, vectors)
 
 
 @torch.no_grad()

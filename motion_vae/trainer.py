@@ -97,7 +97,7 @@ class Trainer:
             NonFiniteLossError: If loss or gradient is NaN or infinite; the update is left out, on every rank.
         """
         batch = self.sampler.sample(self.config.batch, self.data_generator)
-        rows = distributed.own_rows(batch).to(self.device)
+        rows = transferred(distributed.own_rows(batch), self.device)
         progress = self.steps / self.schedule_steps
         parts = [
             self.model.objectives(part, self.model_generator, progress=progress)
@@ -304,6 +304,13 @@ def resolve_device(name: str) -> torch.device:
         cuda = f"cpu, cuda (0 to {torch.cuda.device_count() - 1})" if torch.cuda.is_available() else "cpu"
         raise UserError(f"device {name!r} cannot be used. Available: {cuda}") from error
     return device
+
+
+def transferred(x: Tensor, device: torch.device) -> Tensor:
+    """Copy a batch to a device; to a GPU from pinned memory, so that the host need not wait."""
+    if device.type == "cuda" and x.device.type == "cpu":
+        return x.pin_memory().to(device, non_blocking=True)
+    return x.to(device)
 
 
 def write_scalars(writer: ScalarWriter, values: Mapping[str, float], step: int) -> None:

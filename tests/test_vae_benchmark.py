@@ -17,6 +17,7 @@ from motionlex.motion_vae.benchmark import (
     SamplerBenchmark,
     SamplerSize,
     StepBenchmark,
+    _NoiseSource,
     benchmark_sampler,
     benchmark_vae_step,
 )
@@ -115,6 +116,15 @@ def test_step_keys(method):
     )
     assert set(wanted.split()) <= result.keys()
     assert result["share_of_arithmetic_floor"] == result["arithmetic_floor_s"] / result["seconds_per_step"]
+
+
+def test_the_noise_of_a_benchmark_is_drawn_once():
+    """Else the time of a step would have that of drawing in it."""
+    source, generator = _NoiseSource(TrajectoryDomain(frames=4, features=5), 6), torch.Generator().manual_seed(3)
+    before = generator.get_state()
+    first, again, fewer = (source.sample(batch, generator) for batch in (6, 6, 2))
+    assert first.shape == (6, 4, 5) and fewer.shape == (2, 4, 5) and first.std() > 0.5
+    assert first.data_ptr() == again.data_ptr() and torch.equal(generator.get_state(), before)
 
 
 def test_functions_take_turns():
