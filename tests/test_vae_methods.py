@@ -207,3 +207,10 @@ def test_codes_reach_the_decoder_in_full_precision(method, monkeypatch):
     with torch.autocast("cpu", torch.bfloat16):
         model.loss(segments(), torch.Generator().manual_seed(1), progress=1.0)
     assert seen == [torch.float32]
+
+
+@pytest.mark.parametrize("progress", [0.0, 0.3, 0.5, 0.9])
+def test_every_phase_of_the_warm_start_reports_its_error(progress):
+    terms = tiny_model("daps").loss(segments(), torch.Generator().manual_seed(1), progress=progress)
+    assert 0.0 < terms.metrics["mean_squared_error"].item() < 10.0
+    assert not terms.metrics["mean_squared_error"].requires_grad

@@ -166,10 +166,10 @@ class DAPS(PosteriorAutoencoder):
         with torch.no_grad():
             memory = self.recognition.memory(x)
             indices = nearest_code(memory, self.codebook)
+            error = (self.generative(indices).mean - x).square().mean()
         loss = self._imitation(indices, memory)
-        return LossTerms(
-            total=loss, terms={"imitation": loss.detach()}, metrics={"log_q_nats": -self.tokens * loss.detach()}
-        )
+        metrics = {"mean_squared_error": error, "log_q_nats": -self.tokens * loss.detach()}
+        return LossTerms(total=loss, terms={"imitation": loss.detach()}, metrics=metrics)
 
     def _imitation(
         self, indices: Int[Tensor, "batch token"], memory: Float[Tensor, "batch token width"]
