@@ -25,6 +25,7 @@ from motionlex.motion_vae.checkpoint import (
     read_json,
 )
 from motionlex.motion_vae.measurement import Measured, by_category, describe_size, measure, summarise
+from motionlex.motion_vae.precision import float32_arithmetic
 from motionlex.motion_vae.registry import PlainValue, domain_from_plain
 from motionlex.motion_vae.trainer import resolve_device
 from motionlex.motion_vae.trajectories.domain import TrajectoryDomain
@@ -141,9 +142,10 @@ def evaluate(
     Returns:
         Metrics by name, units in the names; see :func:`motionlex.motion_vae.measurement.summarise`.
     """
-    measured = measure(
-        trained, source, batches=batches, batch=batch, keypoint_segments=keypoint_segments, seed=seed, device=device
-    )
+    with float32_arithmetic("float32"):  # cuDNN's own choice for convolutions would be TF32
+        measured = measure(
+            trained, source, batches=batches, batch=batch, keypoint_segments=keypoint_segments, seed=seed, device=device
+        )
     return _report(measured, trained, source, kinematics, keypoint_segments)
 
 
