@@ -285,7 +285,15 @@ def interrupted_trainer(times):
     return Trainer(Alternating(), Interrupted(times), config, schedule_steps=10, seed=0, device=torch.device("cpu"))
 
 
-def test_an_interrupted_run_is_saved_between_two_steps():
+@pytest.fixture
+def own_interrupts():
+    """Python's handler of SIGINT, also where the tests run in the background, which ignores the signal."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_an_interrupted_run_is_saved_between_two_steps(own_interrupts):
     """Continued from there it ends like one that was left alone, and Ctrl-C means afterwards what it meant before."""
     saved, whole, resumed = [], interrupted_trainer(0), interrupted_trainer(0)
     whole.run(6, save=lambda _: None, checkpoint_steps=100)
@@ -298,7 +306,7 @@ def test_an_interrupted_run_is_saved_between_two_steps():
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_a_second_interrupt_does_not_wait_and_keeps_the_last_checkpoint():
+def test_a_second_interrupt_does_not_wait_and_keeps_the_last_checkpoint(own_interrupts):
     saved, trainer = [], interrupted_trainer(2)
     with pytest.raises(KeyboardInterrupt):
         trainer.run(6, save=lambda t: saved.append(t.steps), checkpoint_steps=1)
