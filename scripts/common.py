@@ -71,10 +71,14 @@ def run_cli(
         return EXIT_USER_ERROR if error.code else 0
     except KeyboardInterrupt:
         return _fail(prog, "stopped by the user; a run continues with --resume")
-    if getattr(config, "json", False):
-        print(json.dumps(finite(result), allow_nan=False), flush=True)
-    else:
-        print_table(result)
+    try:
+        if getattr(config, "json", False):
+            print(json.dumps(finite(result), allow_nan=False))
+        else:
+            print_table(result)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads has seen enough, e.g. `| head`; Python would complain again at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 

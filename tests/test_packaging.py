@@ -83,3 +83,11 @@ def test_an_unknown_command_or_flag_is_one_line_and_exit_code_2(installed):
     for arguments in (("docter",), ("doctor", "--nope")):
         result = _run(installed, *arguments)
         assert result.returncode == 2 and "Traceback" not in result.stderr
+
+
+def test_a_reader_that_leaves_early_gets_no_traceback():
+    """As in ``motionlex doctor | head -1``: the reading end is closed before anything is printed."""
+    command = [sys.executable, "-m", "motionlex.scripts.main", "doctor"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()
+    assert process.stderr.read() == b"" and process.wait() == 0
