@@ -10,11 +10,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from motionlex.data import quaternion
 from motionlex.data.errors import UserError
 from motionlex.data.features import FeatureStatistics, compute_features, features_to_state, to_heading
 from motionlex.data.kinematics import ForwardKinematics
 from motionlex.envs.reference import CommandSource, MotionLibrary, reference_command
-from motionlex.envs.task import Goal
+from motionlex.envs.task_config import Goal
 from motionlex.motion_vae.contract import DiscreteAutoencoder
 
 SEGMENT = 32
@@ -49,6 +50,7 @@ def build_command_source(
     *,
     ahead: tuple[int, ...] = (1, 8),
     seed: int = 0,
+    variants: int = 1,
 ) -> CommandSource:
     """Build what the policy sees along a library.
 
@@ -63,6 +65,7 @@ def build_command_source(
         autoencoder: Trained autoencoder; needed for ``decoded`` and ``latent``.
         ahead: Look-ahead of the command frames [frames].
         seed: Seed of the code samples.
+        variants: Draws of the codes of every segment; variant 0 is the same whatever their number.
 
     Raises:
         UserError: If the autoencoder is missing or was trained at another rate.
@@ -76,23 +79,19 @@ def build_command_source(
             f"the autoencoder was trained at {autoencoder.statistics.hz:g} Hz, control is {library.hz:g} Hz"
         )
     starts, segment, local = segment_layout(library)
-    codes, decoded = _encode(library, starts, autoencoder, seed)
-    phase = local / STRIDE
+    codes, decoded = _encode(library, starts, autoencoder, seed, variants)
+    shown = {"segment": segment, "phase": local / STRIDE, "variants": variants}
     if goal == "latent":
-        return CommandSource(codes=codes, segment=segment, phase=phase, vocabulary=autoencoder.model.vocabulary)
-    root = library.qpos[starts]
-    yaw = np.arctan2(
-        2 * (root[:, 4] * root[:, 5] + root[:, 3] * root[:, 6]), 1 - 2 * (root[:, 5] ** 2 + root[:, 6] ** 2)
-    )
+        return CommandSource(codes=codes, vocabulary=autoencoder.model.vocabulary, **shown)
+    root = np.tile(library.qpos[starts], (variants, 1))
+    yaw = quaternion.yaw(root[:, 3:7])
     qpos, qvel = features_to_state(decoded, hz=library.hz, start_xy=root[:, :2], start_yaw=yaw)
     rows = segment[:, None] * SEGMENT + np.minimum(local[:, None] + np.asarray(ahead), SEGMENT - 1)
     return CommandSource(
         qpos=qpos.reshape(-1, qpos.shape[-1]),
         qvel=qvel.reshape(-1, qvel.shape[-1]),
         rows=rows,
-        codes=None,
-        segment=segment,
-        phase=phase,
+        **shown,
     )
 
 
@@ -113,21 +112,31 @@ def segment_layout(
 
 
 def _encode(
-    library: MotionLibrary, starts: Int[np.ndarray, " segment"], autoencoder: SegmentCodec, seed: int
-) -> tuple[Int[np.ndarray, "segment token"], Float[np.ndarray, "segment frame feature"]]:
-    """Return the codes of all segments and the features decoded from them, in each segment's heading frame."""
+    library: MotionLibrary,
+    starts: Int[np.ndarray, " segment"],
+    autoencoder: SegmentCodec,
+    seed: int,
+    variants: int,
+) -> tuple[Int[np.ndarray, "variant segment token"], Float[np.ndarray, "row frame feature"]]:
+    """Return the codes of all segments and the features decoded from them, in each segment's heading frame.
+
+    The rows of the decoded features are the segments of the first variant, then those of the next.
+    """
     kinematics = ForwardKinematics(library.robot)
     world = compute_features(library.qpos, library.qvel, kinematics)
     device = next(autoencoder.model.parameters()).device
-    generator = torch.Generator(device=device).manual_seed(seed)
-    codes, decoded = [], []
-    for part in np.array_split(starts, max(1, len(starts) // _BATCH)):
-        local, _ = to_heading(world[part[:, None] + np.arange(SEGMENT)])
-        x = torch.as_tensor(autoencoder.statistics.standardise(local), dtype=torch.float32, device=device)
-        indices = autoencoder.encode_features(x, generator)
-        codes.append(indices.cpu().numpy().astype(np.int64))
-        decoded.append(autoencoder.decode_features(indices))
-    return np.concatenate(codes), np.concatenate(decoded).astype(np.float64)
+    codes: list[list[np.ndarray]] = []
+    decoded = []
+    for variant in range(variants):
+        generator = torch.Generator(device=device).manual_seed(seed + 7919 * variant)
+        codes.append([])
+        for part in np.array_split(starts, max(1, len(starts) // _BATCH)):
+            local, _ = to_heading(world[part[:, None] + np.arange(SEGMENT)])
+            x = torch.as_tensor(autoencoder.statistics.standardise(local), dtype=torch.float32, device=device)
+            indices = autoencoder.encode_features(x, generator)
+            codes[-1].append(indices.cpu().numpy().astype(np.int64))
+            decoded.append(autoencoder.decode_features(indices))
+    return np.stack([np.concatenate(parts) for parts in codes]), np.concatenate(decoded).astype(np.float64)
 
 
 def decoded_errors(library: MotionLibrary, command: CommandSource) -> Mapping[str, float]:

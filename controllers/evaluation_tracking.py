@@ -9,15 +9,16 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from motionlex.data.robots import Robot
+from motionlex.envs.alignment import move_under
 from motionlex.envs.batched import BatchedTracking
 from motionlex.envs.reference import CommandSource, MotionLibrary
 from motionlex.envs.rewards import BodyState
-from motionlex.envs.task import TaskConfig, TrackingTask, move_under
+from motionlex.envs.task import TrackingTask
+from motionlex.envs.task_config import TaskConfig
 
 Report = dict[str, float | int | str | list[dict[str, float | int | str]]]
 
 
-@runtime_checkable
 @runtime_checkable
 class Policy(Protocol):
     """Anything that acts; LowLevelPolicy does."""
@@ -113,8 +114,9 @@ def _rollout(
         action = np.clip(policy.act(env.observe()), -task.action_limit, task.action_limit)
         ahead = np.minimum(env.episodes.frame + 1, task.library.last_frame[env.episodes.frame])
         reference = task.library.at(ahead)  # read before the step: what this step is meant to reach
-        env.simulate(task.control(env.episodes, action))
-        result = task.advance(env.episodes, env.qpos, env.qvel, action)
+        ctrl = task.control(env.episodes, action)
+        env.simulate(ctrl)
+        result = task.advance(env.episodes, env.qpos, env.qvel, action, ctrl)
         kept = alive & ~result.terminated
         state = BodyState(
             qpos=env.qpos, qvel=env.qvel, sites=task.kinematics(np.where(kept[:, None], env.qpos, reference.qpos))

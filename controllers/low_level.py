@@ -114,7 +114,7 @@ def build_policy(config: LowLevelConfig, task: TrackingTask, codebook: torch.Ten
         actions=task.actions,
         action_limit=task.action_limit,
         hidden=config.hidden,
-        tokens=0 if task.command.codes is None else task.command.codes.shape[1],
+        tokens=0 if task.command.codes is None else task.command.codes.shape[2],
         vocabulary=0 if codebook is None else codebook.shape[0],
         code_width=0 if codebook is None else codebook.shape[1],
     )

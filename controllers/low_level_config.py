@@ -11,7 +11,7 @@ from motionlex.controllers.ppo import PPOConfig
 from motionlex.data.clip import MotionClip
 from motionlex.data.errors import UserError, unknown_name
 from motionlex.data.robots import available_robots
-from motionlex.envs.task import Goal, Reward, TaskConfig
+from motionlex.envs.task_config import Goal, Reward, TaskConfig
 
 TRAINED_RATE = 1.5e-4
 """Initial learning rate of actors that were trained before (--init, --teacher); the KL control takes over from it."""

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from motionlex.data.errors import UserError
 from motionlex.data.storage import write_bytes, write_json
-from motionlex.envs.task import TaskConfig
+from motionlex.envs.task_config import TaskConfig
 from motionlex.motion_vae.registry import PlainValue, from_plain
 
 POLICY_FILE, WEIGHTS_FILE = "policy.json", "weights.safetensors"

@@ -9,7 +9,7 @@ from motionlex.controllers.latent_data import REPLAN_FRAMES
 from motionlex.controllers.low_level_policy import LowLevelPolicy
 from motionlex.data.robots import Robot
 from motionlex.envs.observations import latent_observation, tracking_observation
-from motionlex.envs.simulator import Simulator
+from motionlex.envs.simulator import Simulator, task_model_xml
 
 
 class Tracker:
@@ -23,14 +23,14 @@ class Tracker:
             robot: The robot.
         """
         self.policy, self.robot, self.task = policy, robot, policy.task
-        self.simulator = Simulator(robot, control=self.task.control, hz=self.task.hz, timestep=self.task.timestep)
+        self.simulator = Simulator(robot, self.task)
         self._torso = robot.joint_names.index("back_bkz") if "back_bkz" in robot.joint_names else 0
         self._last_action = np.zeros(len(robot.joints))
 
     @property
     def model_xml(self) -> str:
         """The simulated model as text."""
-        return self.robot.model_xml(control=self.task.control, timestep=self.task.timestep)
+        return task_model_xml(self.robot, self.task)
 
     @property
     def qpos(self) -> Float[np.ndarray, " coordinate"]:

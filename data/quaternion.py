@@ -1,90 +1,119 @@
-"""Unit quaternions (w, x, y, z) as arrays of any leading shape; rotations act on column vectors."""
+"""Unit quaternions (w, x, y, z) as arrays of any leading shape; rotations act on column vectors.
+
+Functions above :func:`slerp` take numpy arrays or torch tensors.
+"""
 
 from __future__ import annotations
 
 import numpy as np
+import torch
 from jaxtyping import Float
 
-Quaternions = Float[np.ndarray, "*batch 4"]
-Vectors = Float[np.ndarray, "*batch 3"]
+from motionlex.data.arrays import Array, namespace, stack_last
+
+Quaternions = Float[Array, "*batch 4"]
+Vectors = Float[Array, "*batch 3"]
 
 
-def multiply(a: Float[np.ndarray, "*#batch 4"], b: Float[np.ndarray, "*#batch 4"]) -> Float[np.ndarray, "*out 4"]:
+def multiply(a: Float[Array, "*#batch 4"], b: Float[Array, "*#batch 4"]) -> Float[Array, "*out 4"]:
     """Return the Hamilton product a b (first rotate by b, then by a)."""
-    aw, ax, ay, az = np.moveaxis(a, -1, 0)
-    bw, bx, by, bz = np.moveaxis(b, -1, 0)
-    return np.stack(
+    aw, ax, ay, az = _parts(a)
+    bw, bx, by, bz = _parts(b)
+    return stack_last(
         (
             aw * bw - ax * bx - ay * by - az * bz,
             aw * bx + ax * bw + ay * bz - az * by,
             aw * by - ax * bz + ay * bw + az * bx,
             aw * bz + ax * by - ay * bx + az * bw,
-        ),
-        axis=-1,
+        )
     )
 
 
 def conjugate(q: Quaternions) -> Quaternions:
     """Return the inverse rotation."""
-    return q * np.array([1.0, -1.0, -1.0, -1.0])
+    w, x, y, z = _parts(q)
+    return stack_last((w, -x, -y, -z))
 
 
 def normalise(q: Quaternions) -> Quaternions:
     """Return q / |q|."""
-    return q / np.linalg.norm(q, axis=-1, keepdims=True)
+    return q / _norm(q)
 
 
-def rotate(q: Float[np.ndarray, "*#batch 4"], v: Float[np.ndarray, "*#batch 3"]) -> Float[np.ndarray, "*out 3"]:
+def rotate(q: Float[Array, "*#batch 4"], v: Float[Array, "*#batch 3"]) -> Float[Array, "*out 3"]:
     """Rotate vectors v by q."""
-    w, u = q[..., :1], q[..., 1:]
-    t = 2.0 * np.cross(u, v)
-    return v + w * t + np.cross(u, t)
+    w, a, b, c = _parts(q)
+    x, y, z = _parts(v)
+    tx, ty, tz = 2.0 * (b * z - c * y), 2.0 * (c * x - a * z), 2.0 * (a * y - b * x)
+    return stack_last((x + w * tx + (b * tz - c * ty), y + w * ty + (c * tx - a * tz), z + w * tz + (a * ty - b * tx)))
 
 
-def to_matrix(q: Quaternions) -> Float[np.ndarray, "*batch 3 3"]:
+def to_matrix(q: Quaternions) -> Float[Array, "*batch 3 3"]:
     """Return rotation matrices R with R v = rotate(q, v)."""
-    w, x, y, z = np.moveaxis(q, -1, 0)
-    rows = (
-        (1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)),
-        (2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)),
-        (2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)),
+    w, x, y, z = _parts(q)
+    xx, yy, zz, wx, wy, wz = x * x, y * y, z * z, w * x, w * y, w * z
+    xy, xz, yz = x * y, x * z, y * z
+    xp = namespace(q)
+    flat = xp.stack(
+        (
+            *(1 - 2 * (yy + zz), 2 * (xy - wz), 2 * (xz + wy)),
+            *(2 * (xy + wz), 1 - 2 * (xx + zz), 2 * (yz - wx)),
+            *(2 * (xz - wy), 2 * (yz + wx), 1 - 2 * (xx + yy)),
+        ),
+        axis=0,
     )
-    return np.stack([np.stack(row, axis=-1) for row in rows], axis=-2)
+    return xp.permute_dims(flat.reshape((3, 3, *w.shape)), (*range(2, w.ndim + 2), 0, 1))
 
 
-def from_yaw(yaw: Float[np.ndarray, "*batch"] | float) -> Float[np.ndarray, "*batch 4"]:
+def from_yaw(yaw: Float[Array, "*batch"] | float) -> Float[Array, "*batch 4"]:
     """Return rotations about the vertical by ``yaw`` [rad]."""
-    half = 0.5 * np.asarray(yaw, dtype=float)
-    zero = np.zeros_like(half)
-    return np.stack((np.cos(half), zero, zero, np.sin(half)), axis=-1)
+    half = 0.5 * yaw if isinstance(yaw, torch.Tensor) else np.asarray(0.5 * yaw)
+    xp = namespace(half)
+    zero = xp.zeros_like(half)
+    return stack_last((xp.cos(half), zero, zero, xp.sin(half)))
 
 
-def yaw(q: Quaternions) -> Float[np.ndarray, "*batch"]:
+def yaw(q: Quaternions) -> Float[Array, "*batch"]:
     """Return the heading [rad]: angle of the rotated x axis in the horizontal plane."""
-    w, x, y, z = np.moveaxis(q, -1, 0)
-    return np.asarray(np.arctan2(2 * (x * y + w * z), 1 - 2 * (y * y + z * z)))
+    w, x, y, z = _parts(q)
+    xp = namespace(q)
+    return xp.asarray(xp.atan2(2 * (x * y + w * z), 1 - 2 * (y * y + z * z)))
 
 
 def to_rotvec(q: Quaternions) -> Vectors:
     """Return rotation vectors [rad] with angle in [0, pi]."""
-    q = np.where(q[..., :1] < 0, -q, q)
-    sine = np.linalg.norm(q[..., 1:], axis=-1, keepdims=True)
-    angle = 2.0 * np.arctan2(sine, q[..., :1])
-    scale = np.where(sine > 1e-9, angle / np.maximum(sine, 1e-9), 2.0)
+    xp = namespace(q)
+    q = xp.where(q[..., :1] < 0, -q, q)
+    sine = _norm(q[..., 1:])
+    angle = 2.0 * xp.atan2(sine, q[..., :1])
+    scale = xp.where(sine > 1e-9, angle / xp.where(sine > 1e-9, sine, 1.0), 2.0)
     return scale * q[..., 1:]
 
 
 def from_rotvec(v: Vectors) -> Quaternions:
     """Return the rotations whose rotation vectors [rad] are v."""
-    angle = np.linalg.norm(v, axis=-1, keepdims=True)
+    xp = namespace(v)
+    angle = _norm(v)
     half = 0.5 * angle
-    scale = np.where(angle > 1e-9, np.sin(half) / np.maximum(angle, 1e-9), 0.5)
-    return np.concatenate((np.cos(half), scale * v), axis=-1)
+    scale = xp.where(angle > 1e-9, xp.sin(half) / xp.where(angle > 1e-9, angle, 1.0), 0.5)
+    return xp.concat((xp.cos(half), scale * v), axis=-1)
 
 
-def angle_between(a: Float[np.ndarray, "*#batch 4"], b: Float[np.ndarray, "*#batch 4"]) -> Float[np.ndarray, "*out"]:
+def angle_between(a: Float[Array, "*#batch 4"], b: Float[Array, "*#batch 4"]) -> Float[Array, "*out"]:
     """Return the angle [rad] in [0, pi] of the rotation from a to b; q and -q are the same rotation."""
-    return np.asarray(np.linalg.norm(to_rotvec(multiply(conjugate(a), b)), axis=-1))
+    xp = namespace(a)
+    difference = multiply(conjugate(a), b)
+    sine = _norm(difference[..., 1:])[..., 0]
+    return xp.asarray(2.0 * xp.atan2(sine, xp.abs(difference[..., 0])))
+
+
+def _parts(x: Float[Array, "*batch part"]) -> tuple[Array | np.generic, ...]:
+    """Return the components along the last axis."""
+    return tuple(x[..., part] for part in range(x.shape[-1]))
+
+
+def _norm(x: Float[Array, "*batch part"]) -> Float[Array, "*batch 1"]:
+    return namespace(x).sqrt((x * x).sum(axis=-1))[..., None]
 
 
 def slerp(a: Quaternions, b: Quaternions, fraction: Float[np.ndarray, "*batch"] | float) -> Quaternions:

@@ -12,10 +12,12 @@ from mujoco import rollout
 from stable_baselines3.common.vec_env import VecEnv
 
 from motionlex.envs.reference import StartSampler
-from motionlex.envs.simulator import initial_time_state, substeps
+from motionlex.envs.simulator import initial_time_state, substeps, task_model
 from motionlex.envs.task import Episodes, TrackingTask
 
 Array = np.ndarray
+_CHUNK = 4
+"""Worlds that a thread takes at once; small, so that all threads finish together."""
 
 
 class BatchedTracking(VecEnv):
@@ -47,12 +49,16 @@ class BatchedTracking(VecEnv):
         )
         self.diverged = 0
         """Simulations that blew up so far."""
-        model = task.robot.model(control=task.config.control, timestep=task.config.timestep)
-        self._model = model
+        model = task_model(task.robot, task.config)
+        self._models = [model] * worlds
         self._data = [mujoco.MjData(model) for _ in range(max(1, threads))]
         self._pool = rollout.Rollout(nthread=threads if threads > 1 else 0)
         self.physics_steps = substeps(task.config.hz, task.config.timestep)
         self._coordinates = model.nq
+        # Filled by every physics call; rows of worlds, then physics steps.
+        self._held = np.zeros((worlds, self.physics_steps, model.nu))
+        self._passed = np.zeros((worlds, self.physics_steps, self.state.shape[1]))
+        self._sensors = np.zeros((worlds, self.physics_steps, model.nsensordata))
         self._actions: Float[Array, "env action"] = np.zeros((worlds, task.actions))
         self._no_info: dict[str, object] = {}
 
@@ -89,15 +95,27 @@ class BatchedTracking(VecEnv):
 
     def simulate(self, ctrl: Float[Array, "env actuator"]) -> None:
         """Hold ctrl for one control period in every world."""
-        held = np.repeat(ctrl[:, None], self.physics_steps, axis=1)
-        states, _ = self._pool.rollout(self._model, self._data, self.state, held)
-        self.state = states[:, -1].copy()
+        self._held[:] = ctrl[:, None]
+        # The checks and allocations of the library's call would cost a tenth of the physics; shapes are ours.
+        self._pool.rollout(
+            self._models,
+            self._data,
+            self.state,
+            self._held,
+            skip_checks=True,
+            nstep=self.physics_steps,
+            state=self._passed,
+            sensordata=self._sensors,
+            chunk_size=_CHUNK,
+        )
+        self.state[:] = self._passed[:, -1]
 
     def step_wait(self) -> tuple[Array, Array, Array, list[dict[str, object]]]:
         """Advance all robots by one control step; finished episodes restart at once."""
         task, action = self.task, self._actions
-        self.simulate(task.control(self.episodes, action))
-        result = task.advance(self.episodes, self.qpos, self.qvel, action)
+        ctrl = task.control(self.episodes, action)
+        self.simulate(ctrl)
+        result = task.advance(self.episodes, self.qpos, self.qvel, action, ctrl)
         self.steps += 1
         self.returns += result.reward
         self._push()
@@ -115,12 +133,7 @@ class BatchedTracking(VecEnv):
                 }
             self.sampler.update(self.episodes.start[rows], self.episodes.frame[rows], result.terminated[rows])
             self._restart(rows)
-            part = Episodes(
-                frame=self.episodes.frame[rows],
-                start=self.episodes.start[rows],
-                last_action=self.episodes.last_action[rows],
-            )
-            observation[rows] = task.observe(self.qpos[rows], self.qvel[rows], part).astype(np.float32)
+            observation[rows] = task.observe(self.qpos[rows], self.qvel[rows], self.episodes.rows(rows))
         return observation, result.reward, done, infos
 
     def _push(self) -> None:
@@ -133,9 +146,11 @@ class BatchedTracking(VecEnv):
         self.state[hit, 1 + self._coordinates : 3 + self._coordinates] += kick
 
     def _restart(self, rows: Int[Array, " row"]) -> None:
-        frames = self.sampler.sample(len(rows), self.generator)
-        qpos, qvel = self.task.start(self.episodes, rows, frames)
-        self._place(rows, *self.task.perturb(qpos, qvel, self.generator))
+        task = self.task
+        frames = self.sampler.sample(self.generator.random((2, len(rows))))
+        variants = self.generator.integers(task.command.variants, size=len(rows))
+        qpos, qvel = task.start(self.episodes, rows, frames, variants)
+        self._place(rows, *task.perturb(qpos, qvel, self.generator.standard_normal((len(rows), task.start_draws))))
 
     def _place(
         self, rows: Int[Array, " row"], qpos: Float[Array, "row coordinate"], qvel: Float[Array, "row velocity"]
@@ -150,6 +165,7 @@ class BatchedTracking(VecEnv):
             "state": self.state,
             "frame": self.episodes.frame,
             "start": self.episodes.start,
+            "variant": self.episodes.variant,
             "last_action": self.episodes.last_action,
             "steps": self.steps,
             "returns": self.returns,
@@ -161,7 +177,10 @@ class BatchedTracking(VecEnv):
         """Take back what :meth:`snapshot` gave."""
         self.state = arrays["state"].copy()
         self.episodes = Episodes(
-            frame=arrays["frame"].copy(), start=arrays["start"].copy(), last_action=arrays["last_action"].copy()
+            frame=arrays["frame"].copy(),
+            start=arrays["start"].copy(),
+            variant=arrays["variant"].copy(),
+            last_action=arrays["last_action"].copy(),
         )
         self.steps, self.returns = arrays["steps"].copy(), arrays["returns"].copy()
         self.sampler.failure = arrays["failure"].copy()

@@ -20,7 +20,9 @@ from motionlex.data.errors import check_number
 from motionlex.data.robots import get_robot
 from motionlex.envs.batched import BatchedTracking
 from motionlex.envs.reference import MotionLibrary
-from motionlex.envs.task import TaskConfig, TrackingTask
+from motionlex.envs.simulator import task_model
+from motionlex.envs.task import TrackingTask
+from motionlex.envs.task_config import TaskConfig
 from motionlex.envs.tracking import H1Track
 
 logger = logging.getLogger(__name__)
@@ -94,7 +96,7 @@ def _rate(step: Callable[[int], object], robots: int, seconds: float) -> float:
 def _batched_and_raw_rate(env: BatchedTracking, threads: int, seconds: float) -> tuple[float, float]:
     """Time the environment and mujoco.rollout on the very states and targets it went through, in turns."""
     task = env.task
-    model = task.robot.model(control=task.config.control, timestep=task.config.timestep)
+    model = task_model(task.robot, task.config)
     data = [mujoco.MjData(model) for _ in range(threads)]
     actions = np.random.default_rng(1).normal(0.0, 0.1, (16, env.num_envs, task.actions))
     spent, count = np.zeros(2), 0

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Float, Int
 from scipy.ndimage import gaussian_filter1d
 
 from motionlex.data import quaternion
+from motionlex.data.arrays import Array, namespace
 from motionlex.data.clip import MotionClip
 from motionlex.data.errors import UserError
 from motionlex.data.robots import Robot
-from motionlex.envs.kinematics import SiteKinematics
+from motionlex.envs.kinematics import SiteKinematics, SiteStates
 from motionlex.envs.rewards import BodyState
 
 MINIMUM_RUN = 40
@@ -48,12 +51,30 @@ class MotionLibrary:
         lengths = np.array([run.frames for _, _, run in runs])
         self.run_starts = np.concatenate(([0], np.cumsum(lengths)[:-1]))
         self.run_stops = self.run_starts + lengths
+        self.run_last = self.run_stops - 1
         self.run_clip = np.array([index for index, _, _ in runs])
         self.run_of = np.repeat(np.arange(len(runs)), lengths)
         self.clip_frame = np.concatenate([start + np.arange(run.frames) for _, start, run in runs])
         self.qpos = np.concatenate([run.qpos for _, _, run in runs])
         self.qvel = np.concatenate([run.qvel() for _, _, run in runs])
-        self.sites = SiteKinematics(robot)(self.qpos)
+        self.kinematics = SiteKinematics(robot)
+        self.sites: Array = np.ascontiguousarray(self.kinematics(self.qpos))
+        self._motion: SiteStates | None = None
+
+    def add_motion(self) -> None:
+        """Let the references carry rotations and velocities of the key points, which some rewards want."""
+        if self._motion is None:
+            self._motion = self.kinematics.states(self.qpos, self.qvel)
+
+    def to(self, device: str | torch.device, dtype: torch.dtype = torch.float32) -> MotionLibrary:
+        """Return the same library with torch arrays on a device."""
+        moved = copy.copy(self)
+        for name in ("qpos", "qvel", "sites"):
+            setattr(moved, name, torch.as_tensor(getattr(self, name), dtype=dtype, device=device))
+        for name in ("run_starts", "run_stops", "run_last", "run_clip", "run_of", "clip_frame"):
+            setattr(moved, name, torch.as_tensor(getattr(self, name), device=device))
+        moved._motion = None
+        return moved
 
     @property
     def frames(self) -> int:
@@ -61,17 +82,26 @@ class MotionLibrary:
         return len(self.qpos)
 
     @property
-    def last_frame(self) -> Int[np.ndarray, " frame"]:
+    def last_frame(self) -> Int[Array, " frame"]:
         """Last frame of the run of every frame."""
-        return self.run_stops[self.run_of] - 1
+        return self.run_last[self.run_of]
 
-    def clip_of(self, frame: Int[np.ndarray, " env"]) -> Int[np.ndarray, " env"]:
+    def clip_of(self, frame: Int[Array, " env"]) -> Int[Array, " env"]:
         """Return the index (into ``clip_names``) of the clip of each frame."""
         return self.run_clip[self.run_of[frame]]
 
-    def at(self, frame: Int[np.ndarray, " env"]) -> BodyState:
+    def at(self, frame: Int[Array, " env"]) -> BodyState:
         """Return the reference at some frames."""
-        return BodyState(qpos=self.qpos[frame], qvel=self.qvel[frame], sites=self.sites[frame])
+        motion = None
+        if self._motion is not None:
+            whole = self._motion
+            motion = SiteStates(
+                position=whole.position[frame],
+                rotation=whole.rotation[frame],
+                linear=whole.linear[frame],
+                angular=whole.angular[frame],
+            )
+        return BodyState(qpos=self.qpos[frame], qvel=self.qvel[frame], sites=self.sites[frame], motion=motion)
 
 
 def valid_runs(clip: MotionClip) -> list[tuple[int, int]]:
@@ -85,23 +115,36 @@ class CommandSource:
     """What the policy is shown at every library frame; reward, start and termination use the library itself.
 
     Frames are rows of ``qpos``/``qvel``; ``rows[t]`` names those seen at library frame t. A command that is decoded
-    segment by segment shows at t only frames of the segment that runs at t, as at run time.
+    segment by segment shows at t only frames of the segment that runs at t, as at run time. There may be several
+    variants of a command (other draws of the codes of the same motion); an episode sees one of them throughout.
     """
 
-    qpos: Float[np.ndarray, "row coordinate"] | None = None
-    """Command frames in the world."""
-    qvel: Float[np.ndarray, "row velocity"] | None = None
+    qpos: Float[Array, "row coordinate"] | None = None
+    """Command frames in the world; the rows of one variant after those of the other."""
+    qvel: Float[Array, "row velocity"] | None = None
     """Their velocities."""
-    rows: Int[np.ndarray, "frame ahead"] | None = None
-    """Rows shown at each library frame, one per look-ahead."""
-    codes: Int[np.ndarray, "segment token"] | None = None
+    rows: Int[Array, "frame ahead"] | None = None
+    """Rows (of variant 0) shown at each library frame, one per look-ahead."""
+    codes: Int[Array, "variant segment token"] | None = None
     """Codes of every segment."""
-    segment: Int[np.ndarray, " frame"] | None = None
+    segment: Int[Array, " frame"] | None = None
     """Segment that runs at each library frame."""
-    phase: Float[np.ndarray, " frame"] | None = None
+    phase: Float[Array, " frame"] | None = None
     """Frames since that segment's start, divided by the frames between replans."""
     vocabulary: int = 0
     """Number of code values."""
+    variants: int = 1
+    """How many variants there are."""
+
+    def to(self, device: str | torch.device, dtype: torch.dtype = torch.float32) -> CommandSource:
+        """Return the same command with torch arrays on a device."""
+        moved: dict[str, Array] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, np.ndarray):
+                real = dtype if np.issubdtype(value.dtype, np.floating) else None
+                moved[field.name] = torch.as_tensor(value, dtype=real, device=device)
+        return replace(self, **moved)
 
     def permuted(self, generator: np.random.Generator) -> CommandSource:
         """Return the command of wrong moments: segments (or frames, where there are none) in random order.
@@ -110,7 +153,7 @@ class CommandSource:
         those of the other place, while the root is left where it is, so that the error is the content's alone.
         """
         if self.codes is not None:
-            return replace(self, codes=generator.permutation(self.codes))
+            return replace(self, codes=generator.permutation(self.codes, axis=1))
         assert self.qpos is not None and self.qvel is not None and self.rows is not None
         blocks = np.arange(len(self.qpos)) // 50
         order = generator.permutation(blocks.max() + 1)
@@ -131,47 +174,68 @@ class StartSampler:
 
     The library is cut into bins of 0.5 s. Each keeps a moving average of failure: a finished episode writes 0 to the
     bins it passed and 1 to the bin in which it was terminated. A bin's weight is its own average plus half the next
-    bin's, and a share of the starts stays uniform over all frames.
+    bin's, and a share of the starts stays uniform over all frames. Bins never cross the ends of a run.
     """
 
     def __init__(
         self, library: MotionLibrary, *, bin_s: float = 0.5, uniform_share: float = 0.3, rate: float = 0.1
     ) -> None:
-        """Cut the library into bins; all count as failing until proven otherwise."""
+        """Cut the library into bins; all count as failing until proven otherwise.
+
+        Args:
+            library: Motions; the sampler's arrays are of their kind.
+            bin_s: Width of a bin [s].
+            uniform_share: Share of the starts that is uniform over all frames.
+            rate: Weight of one finished episode in a bin's moving average.
+        """
         width = max(1, round(bin_s * library.hz))
         tail = 10  # an episode that starts in a run's last frames teaches nothing
         edges = [
-            (start, min(start + width, stop - tail))
+            (start, min(start + width, int(stop) - tail))
             for a, stop in zip(library.run_starts, library.run_stops, strict=True)
-            for start in range(a, stop - tail, width)
+            for start in range(int(a), int(stop) - tail, width)
         ]
-        self._starts, self._stops = (np.array(side) for side in zip(*edges, strict=True))
+        starts, stops = (np.array(side) for side in zip(*edges, strict=True))
+        joined = np.append(stops[:-1] == starts[1:], False)
+        size = (stops - starts).astype(float)
+        self._starts, self._size, self._joined, self._floor, self.failure = (
+            value if isinstance(library.qpos, np.ndarray) else torch.as_tensor(value, device=library.qpos.device)
+            for value in (starts, size, joined.astype(float), uniform_share * size / size.sum(), np.ones(len(edges)))
+        )
         self._uniform_share, self._rate = uniform_share, rate
-        self.failure = np.ones(len(edges))
-        """Moving average of failure of every bin, in [0, 1]."""
-        self._adjacent = np.append(self._stops[:-1] == self._starts[1:], False)
 
-    def sample(self, count: int, generator: np.random.Generator) -> Int[np.ndarray, " env"]:
-        """Draw start frames."""
-        after = np.append(self.failure[1:], 0.0) * self._adjacent
+    def sample(self, draw: Float[Array, "2 env"]) -> Int[Array, " env"]:
+        """Return start frames.
+
+        Args:
+            draw: Uniform numbers in [0, 1), two per start.
+        """
+        xp = namespace(self.failure)
+        after = xp.concat((self.failure[1:], xp.zeros_like(self.failure[:1]))) * self._joined
         weight = self.failure + 0.5 * after + 1e-9
-        size = (self._stops - self._starts).astype(float)
-        share = (1.0 - self._uniform_share) * weight / weight.sum() + self._uniform_share * size / size.sum()
-        cumulative = np.cumsum(share)
-        draw = generator.random((2, count))
-        chosen = np.minimum(np.searchsorted(cumulative, draw[0] * cumulative[-1], side="right"), len(share) - 1)
-        return self._starts[chosen] + (draw[1] * size[chosen]).astype(np.int64)
+        share = (1.0 - self._uniform_share) * weight / weight.sum() + self._floor
+        cumulative = xp.cumulative_sum(share)
+        chosen = xp.searchsorted(cumulative, draw[0] * cumulative[-1], side="right")
+        chosen = xp.where(chosen < len(share), chosen, len(share) - 1)
+        return self._starts[chosen] + xp.astype(draw[1] * self._size[chosen], self._starts.dtype)
 
     def update(
-        self, start: Int[np.ndarray, " episode"], end: Int[np.ndarray, " episode"], failed: Bool[np.ndarray, " episode"]
+        self, start: Int[Array, " episode"], end: Int[Array, " episode"], failed: Bool[Array, " episode"]
     ) -> None:
-        """Learn from finished episodes that ran over [start, end] of one run each."""
-        first = np.searchsorted(self._starts, start, side="right") - 1
-        last = np.searchsorted(self._starts, end, side="right") - 1
-        for a, b, lost in zip(first, last, failed, strict=True):
-            self.failure[a : b + 1] *= 1.0 - self._rate
-            if lost:
-                self.failure[b] += self._rate
+        """Learn from finished episodes that ran over [start, end] of one run each; their order does not matter.
+
+        With n episodes that passed or failed in a bin and k that failed there, the average f becomes
+        (1 - r)^n f + (1 - (1 - r)^n) k / n.
+        """
+        xp, bins = namespace(self.failure), len(self.failure)
+        first = xp.searchsorted(self._starts, start, side="right") - 1
+        last = xp.searchsorted(self._starts, end, side="right") - 1
+        begun = xp.bincount(first, minlength=bins + 1)[:bins]
+        ended = xp.bincount(last + 1, minlength=bins + 1)[:bins]
+        passed = xp.cumulative_sum(begun - ended)
+        lost = xp.bincount(last[failed], minlength=bins + 1)[:bins]
+        kept = (1.0 - self._rate) ** passed
+        self.failure = kept * self.failure + (1.0 - kept) * lost / xp.where(passed > 0, passed, 1)
 
 
 def smooth(clip: MotionClip, *, sigma_s: float = 0.02) -> MotionClip:

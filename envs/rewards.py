@@ -1,36 +1,62 @@
-"""Rewards for following a reference motion: pure functions on (env, ...) arrays.
+"""The default reward for following a reference motion: pure functions on (env, ...) numpy arrays or torch tensors.
 
-Both the measured state and the reference are given in the world; every term is unchanged when both are turned about
-the vertical or moved together.
+Measured state and reference are given in the world; every term is unchanged when both are turned about the vertical or
+moved together. Key points and end effectors are compared in each one's own heading frame, so that an error of place or
+heading costs once, in the root's terms. :mod:`motionlex.envs.rival_rewards` has the rewards of other projects.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 from jaxtyping import Float
 
 from motionlex.data import quaternion
+from motionlex.data.arrays import Array, clamp, namespace, stack_last
+from motionlex.envs.kinematics import SiteStates
 
-Terms = dict[str, Float[np.ndarray, " env"]]
+Terms = dict[str, Float[Array, " env"]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class BodyState:
     """State of many robots."""
 
-    qpos: Float[np.ndarray, "env coordinate"]
+    qpos: Float[Array, "env coordinate"]
     """Root position [m], quaternion (w, x, y, z), hinges [rad]."""
-    qvel: Float[np.ndarray, "env velocity"]
+    qvel: Float[Array, "env velocity"]
     """Root linear velocity in the world [m/s], angular in the base [rad/s], hinges [rad/s]."""
-    sites: Float[np.ndarray, "env site 3"]
+    sites: Float[Array, "env site 3"]
     """Key points in the world [m]."""
+    motion: SiteStates | None = None
+    """Rotations and velocities of the key points, where the reward asks for them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transition:
+    """What a reward may look at: one control step of many robots."""
+
+    state: BodyState
+    """Measured state after the step."""
+    reference: BodyState
+    """Reference at the same instant."""
+    action: Float[Array, "env action"]
+    """Action of this step (dimensionless)."""
+    last_action: Float[Array, "env action"]
+    """Action of the step before."""
+    torque: Float[Array, "env joint"]
+    """Motor torque at the reached state, as a share of its limit, in [-1, 1]."""
+    lower: Float[Array, " joint"]
+    """Lower limits of the hinges [rad]."""
+    upper: Float[Array, " joint"]
+    """Upper limits of the hinges [rad]."""
+    end_effectors: tuple[int, ...]
+    """Sites at hands and feet."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DeepMimicWeights:
-    """Weights of the default reward; they sum to 1, and 0.1 scales the total so that returns stay near one."""
+    """Weights of the default reward; the positive ones sum to 1; 0.1 scales the total so that returns stay near one."""
 
     joint: float = 0.25
     """Hinge angles."""
@@ -40,102 +66,96 @@ class DeepMimicWeights:
     """Root position."""
     root_orientation: float = 0.10
     """Root orientation."""
-    key_point: float = 0.25
-    """Key points."""
+    key_point: float = 0.15
+    """Key points relative to the root."""
+    end_effector: float = 0.10
+    """Hands and feet relative to the root."""
     root_velocity: float = 0.10
     """Root linear velocity."""
     root_angular_velocity: float = 0.05
     """Root angular velocity."""
     action_rate: float = -0.01
     """Mean squared change of the action, a penalty."""
+    joint_limit: float = -1.0
+    """Squared excess over the limits [rad^2], summed over hinges, a penalty."""
+    torque: float = -0.01
+    """Mean squared share of the motor limits, a penalty."""
     scale: float = 0.1
     """Factor on the total."""
 
 
-def kernel(squared_error: Float[np.ndarray, " env"], *, width_squared: float) -> Float[np.ndarray, " env"]:
+def kernel(squared_error: Float[Array, " env"], *, width_squared: float) -> Float[Array, " env"]:
     """Return exp(-e^2 / w^2), in (0, 1]."""
-    return np.exp(-squared_error / width_squared)
+    return namespace(squared_error).exp(squared_error * (-1.0 / width_squared))
 
 
-def position_term(p: Float[np.ndarray, "env 3"], p_ref: Float[np.ndarray, "env 3"], *, width_squared: float = 0.09):  # noqa: ANN201
-    """Score the root position; ``width_squared`` in m^2."""
-    return kernel(((p - p_ref) ** 2).sum(axis=1), width_squared=width_squared)
+def square_sum(x: Float[Array, "env element"]) -> Float[Array, " env"]:
+    """Return the sum of squares over elements."""
+    return (x * x).sum(axis=1)
 
 
-def orientation_term(q: Float[np.ndarray, "env 4"], q_ref: Float[np.ndarray, "env 4"], *, width_squared: float = 0.16):  # noqa: ANN201
-    """Score the root orientation by the squared angle between both (q and -q are the same); width in rad^2."""
-    return kernel(quaternion.angle_between(q_ref, q) ** 2, width_squared=width_squared)
+def heading_frame(
+    sites: Float[Array, "env site 3"], qpos: Float[Array, "env coordinate"]
+) -> Float[Array, "env site 3"]:
+    """Express world points [m] in the frame at the root whose z axis is vertical and whose x axis is the heading."""
+    xp = namespace(sites)
+    yaw = quaternion.yaw(qpos[:, 3:7])[:, None]
+    cosine, sine = xp.cos(yaw), xp.sin(yaw)
+    x, y, z = (sites[:, :, axis] - qpos[:, axis, None] for axis in range(3))
+    return stack_last((cosine * x + sine * y, cosine * y - sine * x, z))
 
 
-def mean_square_term(
-    x: Float[np.ndarray, "env element"], x_ref: Float[np.ndarray, "env element"], *, width_squared: float
-) -> Float[np.ndarray, " env"]:
-    """Score the mean squared difference over elements."""
-    return kernel(((x - x_ref) ** 2).mean(axis=1), width_squared=width_squared)
-
-
-def key_point_term(
-    sites: Float[np.ndarray, "env site 3"], sites_ref: Float[np.ndarray, "env site 3"], *, width_squared: float = 0.04
-) -> Float[np.ndarray, " env"]:
-    """Score the mean squared distance of the key points; width in m^2."""
-    return kernel(((sites - sites_ref) ** 2).sum(axis=2).mean(axis=1), width_squared=width_squared)
-
-
-def deepmimic_terms(state: BodyState, reference: BodyState) -> Terms:
+def deepmimic_terms(step: Transition) -> Terms:
     """Return every kernel of the default reward, each in (0, 1].
 
     Source: DeepMimic's terms (Peng et al. 2018) with the widths of the recipe this project measured on two cores.
-    Departure: world-frame key points of the whole body instead of end effectors, root velocities scored in the world.
+    Departure: key points of the whole body beside the end effectors, both in the heading frame; velocities of the root
+    in the world.
     """
+    state, reference = step.state, step.reference
     q, q_ref, v, v_ref = state.qpos, reference.qpos, state.qvel, reference.qvel
-    angular = quaternion.rotate(q[:, 3:7], v[:, 3:6]) - quaternion.rotate(q_ref[:, 3:7], v_ref[:, 3:6])
+    hinges = q.shape[1] - 7
+    spin = quaternion.rotate(q[:, 3:7], v[:, 3:6]) - quaternion.rotate(q_ref[:, 3:7], v_ref[:, 3:6])
+    gap = heading_frame(state.sites, q) - heading_frame(reference.sites, q_ref)
+    squared = (gap * gap).sum(axis=2)
+    angle = quaternion.angle_between(q_ref[:, 3:7], q[:, 3:7])
+    ends = list(step.end_effectors)
     return {
-        "joint": mean_square_term(q[:, 7:], q_ref[:, 7:], width_squared=0.04),
-        "joint_velocity": mean_square_term(v[:, 6:], v_ref[:, 6:], width_squared=4.0),
-        "root_position": position_term(q[:, :3], q_ref[:, :3]),
-        "root_orientation": orientation_term(q[:, 3:7], q_ref[:, 3:7]),
-        "key_point": key_point_term(state.sites, reference.sites),
-        "root_velocity": kernel(((v[:, :3] - v_ref[:, :3]) ** 2).sum(axis=1), width_squared=0.5),
-        "root_angular_velocity": kernel((angular**2).sum(axis=1), width_squared=4.0),
+        "joint": kernel(square_sum(q[:, 7:] - q_ref[:, 7:]), width_squared=0.04 * hinges),
+        "joint_velocity": kernel(square_sum(v[:, 6:] - v_ref[:, 6:]), width_squared=4.0 * hinges),
+        "root_position": kernel(square_sum(q[:, :3] - q_ref[:, :3]), width_squared=0.09),
+        "root_orientation": kernel(angle * angle, width_squared=0.16),
+        "key_point": kernel(squared.mean(axis=1), width_squared=0.02),
+        "end_effector": kernel(squared[:, ends].mean(axis=1), width_squared=0.02),
+        "root_velocity": kernel(square_sum(v[:, :3] - v_ref[:, :3]), width_squared=0.5),
+        "root_angular_velocity": kernel(square_sum(spin), width_squared=4.0),
     }
 
 
-def deepmimic_reward(
-    state: BodyState,
-    reference: BodyState,
-    action: Float[np.ndarray, "env action"],
-    last_action: Float[np.ndarray, "env action"],
-    weights: DeepMimicWeights,
-) -> Float[np.ndarray, " env"]:
-    """Return the weighted sum of the kernels minus the action-rate penalty, scaled.
+def penalties(step: Transition) -> Terms:
+    """Return what the default reward discourages, each at least 0 and exactly 0 for a replayed reference at rest.
+
+    A hinge that the reference itself takes beyond its limit may go as far as the reference.
+    """
+    xp = namespace(step.action)
+    q, q_ref = step.state.qpos[:, 7:], step.reference.qpos[:, 7:]
+    change = step.action - step.last_action
+    excess = q - clamp(q, xp.minimum(step.lower, q_ref), xp.maximum(step.upper, q_ref))
+    return {
+        "action_rate": square_sum(change) / change.shape[1],
+        "joint_limit": square_sum(excess),
+        "torque": square_sum(step.torque) / step.torque.shape[1],
+    }
+
+
+def deepmimic_reward(step: Transition, weights: DeepMimicWeights) -> Float[Array, " env"]:
+    """Return the weighted sum of kernels and penalties, scaled.
 
     Args:
-        state: Measured state after the step.
-        reference: Reference at the same instant.
-        action: Action of this step (dimensionless).
-        last_action: Action of the step before.
-        weights: Weight per term.
+        step: What happened.
+        weights: Weight per term; those of penalties are negative.
     """
-    total = weights.action_rate * ((action - last_action) ** 2).mean(axis=1)
-    for name, value in deepmimic_terms(state, reference).items():
+    total = 0.0
+    for name, value in (*deepmimic_terms(step).items(), *penalties(step).items()):
         total = total + getattr(weights, name) * value
     return weights.scale * total
-
-
-def loco_mujoco_reward(
-    state: BodyState, reference: BodyState, *, anchor: int, sites: tuple[int, ...]
-) -> Float[np.ndarray, " env"]:
-    """Return 0.5 exp(-100 e_p) + 0.3 exp(-10 e_q), LocoMuJoCo-like, from positions only.
-
-    e_p is the mean squared error of the key points relative to the torso site in the world frame (its definition),
-    e_q the mean squared error of the hinges and the root's angle.
-
-    Departure: LocoMuJoCo's second term uses relative rotation vectors of sites; here the hinges stand in for them.
-    """
-    chosen = list(sites)
-    relative = state.sites[:, chosen] - state.sites[:, [anchor]]
-    relative_ref = reference.sites[:, chosen] - reference.sites[:, [anchor]]
-    e_p = ((relative - relative_ref) ** 2).mean(axis=(1, 2))
-    angle = quaternion.angle_between(reference.qpos[:, 3:7], state.qpos[:, 3:7])
-    e_q = (((state.qpos[:, 7:] - reference.qpos[:, 7:]) ** 2).sum(axis=1) + angle**2) / (state.qpos.shape[1] - 6)
-    return 0.5 * np.exp(-100.0 * e_p) + 0.3 * np.exp(-10.0 * e_q)

@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from motionlex.data.errors import UserError
 from motionlex.data.robots import Robot
-from motionlex.data.robots.robot import Control
+from motionlex.envs.task_config import TaskConfig
 
 Recorder = Callable[[mujoco.MjData], None]
 
@@ -31,6 +31,21 @@ def substeps(hz: float, timestep: float) -> int:
     return count
 
 
+def task_model_xml(robot: Robot, config: TaskConfig) -> str:
+    """Write the model that a task is about as text: its motors, physics step and solver settings."""
+    return robot.model_xml(
+        control=config.control,
+        timestep=config.timestep,
+        iterations=config.iterations,
+        ls_iterations=config.ls_iterations,
+    )
+
+
+def task_model(robot: Robot, config: TaskConfig) -> mujoco.MjModel:
+    """Compile the model that a task is about, from its text."""
+    return mujoco.MjModel.from_xml_string(task_model_xml(robot, config))
+
+
 def initial_time_state(
     qpos: Float[np.ndarray, "env coordinate"], qvel: Float[np.ndarray, "env velocity"]
 ) -> Float[np.ndarray, "env state"]:
@@ -46,20 +61,19 @@ class Simulator:
     ``mujoco.rollout`` in :mod:`motionlex.envs.batched`.
     """
 
-    def __init__(self, robot: Robot, *, control: Control = "pd", hz: float = 50.0, timestep: float = 0.005) -> None:
+    def __init__(self, robot: Robot, config: TaskConfig | None = None) -> None:
         """Compile the model.
 
         Args:
             robot: What to simulate.
-            control: ``"pd"`` (ctrl = target angles [rad]) or ``"torque"`` (ctrl = torques [N m]).
-            hz: Control rate [1/s].
-            timestep: Physics step [s].
+            config: Motors, rates and solver settings; None takes those of the default task (servos at 50 Hz).
         """
+        config = config or TaskConfig()
         self.robot = robot
-        self.hz = hz
-        self.model = robot.model(control=control, timestep=timestep)
+        self.hz = config.hz
+        self.model = task_model(robot, config)
         self.data = mujoco.MjData(self.model)
-        self.substeps = substeps(hz, timestep)
+        self.substeps = substeps(config.hz, config.timestep)
         self.recorders: list[Recorder] = []
         """Called with the data after every physics step; ctrl is the one that was applied."""
 

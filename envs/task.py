@@ -1,119 +1,68 @@
-"""The tracking task as pure bookkeeping on arrays: shared by one robot, many robots and evaluation."""
+"""The tracking task as pure bookkeeping on arrays: one robot, many robots on threads and many on a GPU share it.
+
+The arrays are those of the motion library: numpy's, or torch's on any device (``MotionLibrary.to``).
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from motionlex.data import quaternion
+from motionlex.data.arrays import Array, clamp, columns, like, namespace
 from motionlex.data.errors import UserError
 from motionlex.data.robots import Robot
-from motionlex.envs.kinematics import SiteKinematics
+from motionlex.envs.alignment import move_under, shift, tracking_errors
 from motionlex.envs.observations import latent_observation, tracking_observation
 from motionlex.envs.reference import CommandSource, MotionLibrary, reference_command
-from motionlex.envs.rewards import (
-    BodyState,
-    DeepMimicWeights,
-    deepmimic_reward,
-    loco_mujoco_reward,
-)
-from motionlex.envs.terminations import TerminationLimits, diverged, lost
-
-Goal = Literal["latent", "decoded", "reference"]
-Reward = Literal["deepmimic", "loco_mujoco"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class StartNoise:
-    """Standard deviations added to the reference state at the start of an episode."""
-
-    joint: float = 0.05
-    """Hinge angles [rad]."""
-    joint_velocity: float = 0.2
-    """Hinge velocities [rad/s]."""
-    position: float = 0.02
-    """Horizontal root position [m]."""
-    orientation: float = 0.05
-    """Root orientation, rotation vector [rad]."""
-    velocity: float = 0.1
-    """Root linear [m/s] and angular [rad/s] velocity."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TaskConfig:
-    """Everything that defines the task besides the motions."""
-
-    hz: float = 50.0
-    """Control rate [1/s]."""
-    timestep: float = 0.005
-    """Physics step [s]."""
-    goal: Goal = "reference"
-    """What the policy is told: data-set frames, decoded frames, or codes."""
-    control: Literal["pd", "torque"] = "pd"
-    """Motors: position servos or torques."""
-    reward: Reward = "deepmimic"
-    """Which reward."""
-    ahead: tuple[int, ...] = (1, 8)
-    """Command frames shown, in control steps from now."""
-    action_limit: float = 4.0
-    """Bound of every action under pd (1 under torque)."""
-    residual_scale: float = 0.3
-    """PD target = command + this [rad] times the action (goals reference and decoded)."""
-    absolute_scale: float = 0.5
-    """PD target = default pose + this [rad] times the action (goal latent)."""
-    episode_s: float = 10.0
-    """Longest episode [s]."""
-    limits: TerminationLimits = field(default_factory=TerminationLimits)
-    """Early termination."""
-    noise: StartNoise = field(default_factory=StartNoise)
-    """Perturbation of start states."""
-    weights: DeepMimicWeights = field(default_factory=DeepMimicWeights)
-    """Weights of the deepmimic reward."""
-    push_speed: float = 0.0
-    """Largest horizontal velocity kick [m/s]; 0 switches kicks off."""
-    push_interval_s: float = 3.0
-    """Mean time between kicks [s]."""
-    privileged_critic: bool = True
-    """With goal latent, append the reference observation for the critic alone."""
-
-    def __post_init__(self) -> None:
-        for name in ("hz", "timestep", "action_limit", "episode_s", "push_interval_s"):
-            if not getattr(self, name) > 0:
-                raise UserError(f"{name} must be positive, got {getattr(self, name)}")
+from motionlex.envs.rewards import BodyState, Transition, deepmimic_reward
+from motionlex.envs.rival_rewards import beyond_mimic_reward, loco_mujoco_reward
+from motionlex.envs.task_config import TaskConfig
+from motionlex.envs.terminations import diverged, lost
 
 
 @dataclass(kw_only=True)
 class Episodes:
     """Bookkeeping of the running episodes, one row per robot."""
 
-    frame: Int[np.ndarray, " env"]
+    frame: Int[Array, " env"]
     """Library frame of the present."""
-    start: Int[np.ndarray, " env"]
+    start: Int[Array, " env"]
     """Library frame of the start."""
-    last_action: Float[np.ndarray, "env action"]
+    variant: Int[Array, " env"]
+    """Which of the command's variants is shown."""
+    last_action: Float[Array, "env action"]
     """Action of the step before, zero at the start."""
 
     @classmethod
     def empty(cls, count: int, actions: int) -> Episodes:
-        """Make bookkeeping for ``count`` robots."""
+        """Make numpy bookkeeping for ``count`` robots."""
         frames = np.zeros(count, dtype=np.int64)
-        return cls(frame=frames, start=frames.copy(), last_action=np.zeros((count, actions)))
+        return cls(frame=frames, start=frames.copy(), variant=frames.copy(), last_action=np.zeros((count, actions)))
+
+    def rows(self, rows: Int[Array, " row"]) -> Episodes:
+        """Return a copy of some rows."""
+        return Episodes(
+            frame=self.frame[rows],
+            start=self.start[rows],
+            variant=self.variant[rows],
+            last_action=self.last_action[rows],
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepResult:
     """What one control step gave."""
 
-    reward: Float[np.ndarray, " env"]
+    reward: Float[Array, " env"]
     """Reward."""
-    terminated: Bool[np.ndarray, " env"]
+    terminated: Bool[Array, " env"]
     """The reference was lost or the simulation diverged."""
-    truncated: Bool[np.ndarray, " env"]
+    truncated: Bool[Array, " env"]
     """The episode's time or its motion is over; the value of the next state counts."""
-    diverged: Bool[np.ndarray, " env"]
+    diverged: Bool[Array, " env"]
     """The simulation blew up."""
 
 
@@ -131,7 +80,7 @@ class TrackingTask:
 
         Args:
             robot: The robot.
-            library: Motions to follow, at ``config.hz``.
+            library: Motions to follow, at ``config.hz``; its arrays decide the kind and device of all others.
             config: The task.
             command: What the policy sees; None shows the library (goal reference only).
 
@@ -147,16 +96,32 @@ class TrackingTask:
         if config.goal == "latent" and command.codes is None:
             raise UserError("goal 'latent' needs a command with codes: give --vae RUN")
         self.robot, self.library, self.config, self.command = robot, library, config, command
-        self.kinematics = SiteKinematics(robot)
+        self.kinematics = library.kinematics
         self.actions = len(robot.joints)
         self.torso_joint = robot.joint_names.index("back_bkz") if "back_bkz" in robot.joint_names else 0
+        self.end_effectors = tuple(i for i, name in enumerate(robot.sites) if "foot" in name or "hand" in name)
         self.episode_steps = round(config.episode_s * config.hz)
         self._last = library.last_frame
-        probe = self.observe(library.qpos[:1], library.qvel[:1], Episodes.empty(1, self.actions), privileged=False)
-        self.policy_size = probe.shape[1]
-        self.observation_size = self.observe(library.qpos[:1], library.qvel[:1], Episodes.empty(1, self.actions)).shape[
-            1
-        ]
+        self._default_pose, self._torque_limit, self._stiffness, self._damping, self._lower, self._upper = (
+            like(library.qpos, constant)
+            for constant in (
+                *(robot.default_pose, robot.torque_limit, robot.stiffness, robot.damping),
+                *(robot.lower, robot.upper),
+            )
+        )
+        self._motion_needed = config.reward != "deepmimic"
+        if self._motion_needed:
+            library.add_motion()
+        first = library.qpos[:1], library.qvel[:1], self.first_episode()
+        self.policy_size = self.observe(*first, privileged=False).shape[1]
+        self.observation_size = self.observe(*first).shape[1]
+
+    def first_episode(self) -> Episodes:
+        """Return bookkeeping of one robot at the library's first frame, in the library's kind of arrays."""
+        xp = namespace(self.library.qpos)
+        frame = xp.zeros_like(self.library.run_of[:1])
+        still = xp.zeros_like(self.library.qpos[:1, : self.actions])
+        return Episodes(frame=frame, start=xp.zeros_like(frame), variant=xp.zeros_like(frame), last_action=still)
 
     @property
     def action_limit(self) -> float:
@@ -169,188 +134,198 @@ class TrackingTask:
         return self.config.goal == "latent"
 
     def start(
-        self, episodes: Episodes, rows: Int[np.ndarray, " row"], frames: Int[np.ndarray, " row"]
-    ) -> tuple[Float[np.ndarray, "row coordinate"], Float[np.ndarray, "row velocity"]]:
+        self,
+        episodes: Episodes,
+        rows: Int[Array, " row"],
+        frames: Int[Array, " row"],
+        variants: Int[Array, " row"] | int = 0,
+    ) -> tuple[Float[Array, "row coordinate"], Float[Array, "row velocity"]]:
         """Begin episodes at library frames and return the exact reference states."""
         episodes.frame[rows] = frames
         episodes.start[rows] = frames
+        episodes.variant[rows] = variants
         episodes.last_action[rows] = 0.0
-        return self.library.qpos[frames].copy(), self.library.qvel[frames].copy()
+        return self.library.qpos[frames], self.library.qvel[frames]
+
+    @property
+    def start_draws(self) -> int:
+        """Standard normal numbers that :meth:`perturb` wants per robot."""
+        return 2 * self.actions + 11
 
     def perturb(
         self,
-        qpos: Float[np.ndarray, "row coordinate"],
-        qvel: Float[np.ndarray, "row velocity"],
-        generator: np.random.Generator,
-    ) -> tuple[Float[np.ndarray, "row coordinate"], Float[np.ndarray, "row velocity"]]:
-        """Add start noise; hinges stay inside their limits (or where the reference already was outside)."""
-        noise, rows, hinges = self.config.noise, len(qpos), self.actions
-        draw = generator.standard_normal((rows, 2 * hinges + 11))
-        qpos, qvel = qpos.copy(), qvel.copy()
+        qpos: Float[Array, "row coordinate"],
+        qvel: Float[Array, "row velocity"],
+        draw: Float[Array, "row draw"],
+    ) -> tuple[Float[Array, "row coordinate"], Float[Array, "row velocity"]]:
+        """Add start noise; hinges stay inside their limits (or where the reference already was outside).
+
+        Args:
+            qpos: Reference positions.
+            qvel: Reference velocities.
+            draw: Standard normal numbers, ``start_draws`` per robot.
+        """
+        xp, noise, hinges = namespace(qpos), self.config.noise, self.actions
         clean = qpos[:, 7:]
         moved = clean + noise.joint * draw[:, :hinges]
-        qpos[:, 7:] = np.clip(moved, np.minimum(self.robot.lower, clean), np.maximum(self.robot.upper, clean))
-        qvel[:, 6:] += noise.joint_velocity * draw[:, hinges : 2 * hinges]
-        qpos[:, :2] += noise.position * draw[:, 2 * hinges : 2 * hinges + 2]
+        moved = clamp(moved, xp.minimum(self._lower, clean), xp.maximum(self._upper, clean))
+        place = qpos[:, :2] + noise.position * draw[:, 2 * hinges : 2 * hinges + 2]
         turn = quaternion.from_rotvec(noise.orientation * draw[:, 2 * hinges + 2 : 2 * hinges + 5])
-        qpos[:, 3:7] = quaternion.multiply(qpos[:, 3:7], turn)
-        qvel[:, :6] += noise.velocity * draw[:, 2 * hinges + 5 :]
-        return qpos, qvel
+        turned = quaternion.multiply(qpos[:, 3:7], turn)
+        speed = qvel[:, 6:] + noise.joint_velocity * draw[:, hinges : 2 * hinges]
+        root = qvel[:, :6] + noise.velocity * draw[:, 2 * hinges + 5 :]
+        return xp.concat((place, qpos[:, 2:3], turned, moved), axis=1), xp.concat((root, speed), axis=1)
 
-    def control(self, episodes: Episodes, action: Float[np.ndarray, "env action"]) -> Float[np.ndarray, "env actuator"]:
+    def control(self, episodes: Episodes, action: Float[Array, "env action"]) -> Float[Array, "env actuator"]:
         """Turn bounded actions into ctrl: servo targets [rad] or torques [N m].
 
         With goal latent the servos move around ONE fixed pose, so that the motion can come only from the codes.
         """
         config = self.config
         if config.control == "torque":
-            return action * self.robot.torque_limit
+            return action * self._torque_limit
         if config.goal == "latent":
-            return self.robot.default_pose + config.absolute_scale * action
-        return self._command_hinges(episodes.frame) + config.residual_scale * action
+            return self._default_pose + config.absolute_scale * action
+        return self._command_hinges(episodes) + config.residual_scale * action
+
+    def torque_share(
+        self,
+        ctrl: Float[Array, "env actuator"],
+        qpos: Float[Array, "env coordinate"],
+        qvel: Float[Array, "env velocity"],
+    ) -> Float[Array, "env joint"]:
+        """Return the motor torques that ctrl gives at a state, as shares of their limits in [-1, 1]."""
+        if self.config.control == "torque":
+            return ctrl / self._torque_limit
+        torque = self._stiffness * (ctrl - qpos[:, 7:]) - self._damping * qvel[:, 6:]
+        return clamp(torque / self._torque_limit, -1.0, 1.0)
 
     def advance(
         self,
         episodes: Episodes,
-        qpos: Float[np.ndarray, "env coordinate"],
-        qvel: Float[np.ndarray, "env velocity"],
-        action: Float[np.ndarray, "env action"],
+        qpos: Float[Array, "env coordinate"],
+        qvel: Float[Array, "env velocity"],
+        action: Float[Array, "env action"],
+        ctrl: Float[Array, "env actuator"],
     ) -> StepResult:
-        """Score the states that a control step reached and move the bookkeeping one frame on."""
+        """Score the states that a control step reached and move the bookkeeping one frame on.
+
+        Args:
+            episodes: Bookkeeping, changed in place.
+            qpos: Positions reached; where the simulation blew up the reference takes their place.
+            qvel: Velocities reached, likewise.
+            action: The bounded action of the step.
+            ctrl: What the motors were told.
+        """
+        xp, library = namespace(qpos), self.library
         bad = diverged(qpos, qvel)
-        if bad.any():
-            qpos, qvel = self._repaired(episodes, qpos, qvel, bad)
-        state = BodyState(qpos=qpos, qvel=qvel, sites=self.kinematics(qpos))
+        if not isinstance(bad, np.ndarray) or bad.any():  # on a GPU the question would cost more than the answer
+            _overwrite(qpos, qvel, library.at(episodes.frame), bad)
         episodes.frame += 1
-        reference = self.reference(episodes.frame, qpos)
-        reward = self.reward(state, reference, action, episodes.last_action)
-        height, angle, distance = tracking_errors(state, reference)
-        terminated = lost(height, angle, distance, self.config.limits) | bad
-        over = (episodes.frame - episodes.start >= self.episode_steps) | (episodes.frame >= self._last[episodes.frame])
-        episodes.last_action = action.copy()
+        qpos, qvel = columns(qpos), columns(qvel)
+        step = Transition(
+            state=self.state(qpos, qvel),
+            reference=self.reference(episodes.frame, qpos),
+            action=action,
+            last_action=episodes.last_action,
+            torque=self.torque_share(ctrl, qpos, qvel),
+            lower=self._lower,
+            upper=self._upper,
+            end_effectors=self.end_effectors,
+        )
+        reward = self.reward(step)
+        terminated = lost(*tracking_errors(step.state, step.reference), self.config.limits) | bad
+        last = library.run_last[library.run_of[episodes.frame]]
+        over = (episodes.frame - episodes.start >= self.episode_steps) | (episodes.frame >= last)
+        episodes.last_action = xp.asarray(action, copy=True)
         return StepResult(
-            reward=np.where(bad, 0.0, reward), terminated=terminated, truncated=over & ~terminated, diverged=bad
+            reward=xp.where(bad, 0.0, reward), terminated=terminated, truncated=over & ~terminated, diverged=bad
         )
 
-    def reference(self, frame: Int[np.ndarray, " env"], qpos: Float[np.ndarray, "env coordinate"]) -> BodyState:
+    def state(self, qpos: Float[Array, "env coordinate"], qvel: Float[Array, "env velocity"]) -> BodyState:
+        """Return key points with as much of their motion as the reward needs."""
+        if not self._motion_needed:
+            return BodyState(qpos=qpos, qvel=qvel, sites=self.kinematics(qpos))
+        motion = self.kinematics.states(qpos, qvel)
+        return BodyState(qpos=qpos, qvel=qvel, sites=motion.position, motion=motion)
+
+    def reference(self, frame: Int[Array, " env"], qpos: Float[Array, "env coordinate"]) -> BodyState:
         """Return the reference at some frames; for goal latent moved under the robot (x, y and heading)."""
         reference = self.library.at(frame)
         return move_under(reference, qpos) if self.root_relative else reference
 
-    def reward(
-        self,
-        state: BodyState,
-        reference: BodyState,
-        action: Float[np.ndarray, "env action"],
-        last_action: Float[np.ndarray, "env action"],
-    ) -> Float[np.ndarray, " env"]:
+    def reward(self, step: Transition) -> Float[Array, " env"]:
         """Return the configured reward."""
-        if self.config.reward == "deepmimic":
-            return deepmimic_reward(state, reference, action, last_action, self.config.weights)
-        anchor = self.robot.sites.index(self.robot.anchor_site)
-        others = tuple(
-            i for i, name in enumerate(self.robot.sites) if name not in (self.robot.anchor_site, self.robot.head_site)
-        )
-        return self.config.weights.scale * loco_mujoco_reward(state, reference, anchor=anchor, sites=others)
+        config, robot = self.config, self.robot
+        if config.reward == "deepmimic":
+            return deepmimic_reward(step, config.weights)
+        anchor = robot.sites.index(robot.anchor_site)
+        sites = tuple(i for i, name in enumerate(robot.sites) if name not in (robot.anchor_site, robot.head_site))
+        rival = beyond_mimic_reward if config.reward == "beyond_mimic" else loco_mujoco_reward
+        return config.weights.scale * rival(step, anchor=anchor, sites=sites)
 
     def observe(
         self,
-        qpos: Float[np.ndarray, "env coordinate"],
-        qvel: Float[np.ndarray, "env velocity"],
+        qpos: Float[Array, "env coordinate"],
+        qvel: Float[Array, "env velocity"],
         episodes: Episodes,
         *,
         privileged: bool = True,
-    ) -> Float[np.ndarray, "env feature"]:
+    ) -> Float[Array, "env feature"]:
         """Return observations; with ``privileged`` and goal latent, the reference follows for the critic."""
         frame, action = episodes.frame, episodes.last_action
-        bad = diverged(qpos, qvel)
-        if bad.any():
-            qpos, qvel = self._repaired(episodes, qpos, qvel, bad)
+        qpos, qvel = columns(qpos), columns(qvel)
         if self.config.goal != "latent":
             command = self.command
-            assert command.qpos is not None and command.qvel is not None and command.rows is not None
-            rows = command.rows[frame]
+            assert command.qpos is not None and command.qvel is not None
+            rows = self._command_rows(episodes)
             return tracking_observation(qpos, qvel, action, command.qpos[rows], command.qvel[rows])
-        codes, phase = self.codes_at(frame)
+        codes, phase = self.codes_at(episodes)
         seen = latent_observation(qpos, qvel, action, codes, phase, self.torso_joint)
         if not (privileged and self.config.privileged_critic):
             return seen
-        return np.concatenate((seen, self._privileged(qpos, qvel, frame, action)), axis=1)
+        return namespace(qpos).concat((seen, self._privileged(qpos, qvel, frame, action)), axis=1)
 
-    def codes_at(
-        self, frame: Int[np.ndarray, " env"]
-    ) -> tuple[Int[np.ndarray, "env token"], Float[np.ndarray, " env"]]:
-        """Return codes and phase shown at some frames."""
-        command = self.command
+    def codes_at(self, episodes: Episodes) -> tuple[Int[Array, "env token"], Float[Array, " env"]]:
+        """Return codes and phase that are shown now."""
+        command, frame = self.command, episodes.frame
         assert command.codes is not None and command.segment is not None and command.phase is not None
-        return command.codes[command.segment[frame]], command.phase[frame]
+        return command.codes[episodes.variant, command.segment[frame]], command.phase[frame]
 
     def _privileged(
         self,
-        qpos: Float[np.ndarray, "env coordinate"],
-        qvel: Float[np.ndarray, "env velocity"],
-        frame: Int[np.ndarray, " env"],
-        action: Float[np.ndarray, "env action"],
-    ) -> Float[np.ndarray, "env feature"]:
+        qpos: Float[Array, "env coordinate"],
+        qvel: Float[Array, "env velocity"],
+        frame: Int[Array, " env"],
+        action: Float[Array, "env action"],
+    ) -> Float[Array, "env feature"]:
         """Observation of the reference moved under the robot: one shift for all frames ahead, taken at the present."""
-        now = self.library.at(frame)
-        goals = []
-        for ahead in self.config.ahead:
-            later = self.library.at(np.minimum(frame + ahead, self._last[frame]))
-            goals.append(_shift(later, now.qpos, qpos))
-        return tracking_observation(
-            qpos,
-            qvel,
-            action,
-            np.stack([g.qpos for g in goals], axis=1),
-            np.stack([g.qvel for g in goals], axis=1),
-        )
+        xp, library = namespace(qpos), self.library
+        now, last = library.at(frame), self._last[frame]
+        goals = [shift(library.at(xp.minimum(frame + ahead, last)), now.qpos, qpos) for ahead in self.config.ahead]
+        goal_qpos, goal_qvel = xp.stack([g.qpos for g in goals], axis=1), xp.stack([g.qvel for g in goals], axis=1)
+        return tracking_observation(qpos, qvel, action, goal_qpos, goal_qvel)
 
-    def _command_hinges(self, frame: Int[np.ndarray, " env"]) -> Float[np.ndarray, "env joint"]:
+    def _command_rows(self, episodes: Episodes) -> Int[Array, "env ahead"]:
         command = self.command
-        assert command.qpos is not None and command.rows is not None
-        return command.qpos[command.rows[frame, 0], 7:]
+        assert command.rows is not None and command.qpos is not None
+        rows = command.rows[episodes.frame]
+        if command.variants == 1:
+            return rows
+        return rows + (len(command.qpos) // command.variants) * episodes.variant[:, None]
 
-    def _repaired(
-        self,
-        episodes: Episodes,
-        qpos: Float[np.ndarray, "env coordinate"],
-        qvel: Float[np.ndarray, "env velocity"],
-        bad: Bool[np.ndarray, " env"],
-    ) -> tuple[Float[np.ndarray, "env coordinate"], Float[np.ndarray, "env velocity"]]:
-        """Put the reference in place of states that are no numbers; those episodes end anyway."""
-        reference = self.library.at(episodes.frame)
-        return np.where(bad[:, None], reference.qpos, qpos), np.where(bad[:, None], reference.qvel, qvel)
+    def _command_hinges(self, episodes: Episodes) -> Float[Array, "env joint"]:
+        assert self.command.qpos is not None
+        return self.command.qpos[self._command_rows(episodes)[:, 0], 7:]
 
 
-def tracking_errors(
-    state: BodyState, reference: BodyState
-) -> tuple[Float[np.ndarray, " env"], Float[np.ndarray, " env"], Float[np.ndarray, " env"]]:
-    """Return root height error [m], root angle [rad] and mean key-point distance [m]."""
-    height = np.abs(state.qpos[:, 2] - reference.qpos[:, 2])
-    angle = quaternion.angle_between(reference.qpos[:, 3:7], state.qpos[:, 3:7])
-    distance = np.sqrt(((state.sites - reference.sites) ** 2).sum(axis=2)).mean(axis=1)
-    return height, angle, distance
-
-
-def move_under(reference: BodyState, qpos: Float[np.ndarray, "env coordinate"]) -> BodyState:
-    """Move the reference to the robot's x, y and heading; height, tilt and motion stay."""
-    return _shift(reference, reference.qpos, qpos)
-
-
-def _shift(
-    reference: BodyState, anchor: Float[np.ndarray, "env coordinate"], target: Float[np.ndarray, "env coordinate"]
-) -> BodyState:
-    """Apply to ``reference`` the planar motion that takes the anchor's place and heading to the target's."""
-    turn = quaternion.from_yaw(quaternion.yaw(target[:, 3:7]) - quaternion.yaw(anchor[:, 3:7]))
-    matrix = quaternion.to_matrix(turn)
-    offset = np.zeros((len(target), 3))
-    offset[:, :2] = target[:, :2]
-    origin = np.zeros((len(target), 3))
-    origin[:, :2] = anchor[:, :2]
-    qpos, qvel = reference.qpos.copy(), reference.qvel.copy()
-    qpos[:, :3] = (matrix * (qpos[:, :3] - origin)[:, None, :]).sum(-1) + offset
-    qpos[:, 3:7] = quaternion.multiply(turn, qpos[:, 3:7])
-    qvel[:, :3] = (matrix * qvel[:, None, :3]).sum(-1)
-    sites = (matrix[:, None] * (reference.sites - origin[:, None])[:, :, None, :]).sum(-1) + offset[:, None]
-    return BodyState(qpos=qpos, qvel=qvel, sites=sites)
+def _overwrite(
+    qpos: Float[Array, "env coordinate"],
+    qvel: Float[Array, "env velocity"],
+    reference: BodyState,
+    bad: Bool[Array, " env"],
+) -> None:
+    """Put the reference in place of states that are no numbers; those episodes end anyway."""
+    xp = namespace(qpos)
+    qpos[:] = xp.where(bad[:, None], reference.qpos, qpos)
+    qvel[:] = xp.where(bad[:, None], reference.qvel, qvel)

@@ -13,7 +13,8 @@ from motionlex.data.datasets import load_dataset
 from motionlex.data.robots import get_robot
 from motionlex.envs.reference import MotionLibrary, StartSampler
 from motionlex.envs.simulator import Simulator
-from motionlex.envs.task import Episodes, TaskConfig, TrackingTask
+from motionlex.envs.task import Episodes, TrackingTask
+from motionlex.envs.task_config import TaskConfig
 
 Info = dict[str, float | int | bool]
 
@@ -38,9 +39,7 @@ class H1Track(gymnasium.Env):
             clips = load_dataset("builtin", None, hz=config.hz).train
             task = TrackingTask(robot, MotionLibrary(clips, robot, config.hz), config)
         self.task, self.render_mode = task, render_mode
-        self.simulator = Simulator(
-            task.robot, control=task.config.control, hz=task.config.hz, timestep=task.config.timestep
-        )
+        self.simulator = Simulator(task.robot, task.config)
         self.sampler = StartSampler(task.library)
         self.episodes = Episodes.empty(1, task.actions)
         limit = np.full(task.actions, task.action_limit, dtype=np.float32)
@@ -58,8 +57,10 @@ class H1Track(gymnasium.Env):
             frames = np.array([options["frame"]], dtype=np.int64)
             qpos, qvel = self.task.start(self.episodes, row, frames)
         else:
-            frames = self.sampler.sample(1, self.np_random)
-            qpos, qvel = self.task.perturb(*self.task.start(self.episodes, row, frames), self.np_random)
+            task, generator = self.task, self.np_random
+            frames = self.sampler.sample(generator.random((2, 1)))
+            state = task.start(self.episodes, row, frames, generator.integers(task.command.variants, size=1))
+            qpos, qvel = task.perturb(*state, generator.standard_normal((1, task.start_draws)))
         self.simulator.reset(qpos[0], qvel[0])
         return self._observe(), {"frame": int(frames[0])}
 
@@ -69,8 +70,9 @@ class H1Track(gymnasium.Env):
         """Hold the action for one control period."""
         task = self.task
         bounded = np.clip(np.asarray(action, dtype=np.float64), -task.action_limit, task.action_limit)[None]
-        self.simulator.step(task.control(self.episodes, bounded)[0])
-        result = task.advance(self.episodes, self.simulator.qpos[None], self.simulator.qvel[None], bounded)
+        ctrl = task.control(self.episodes, bounded)
+        self.simulator.step(ctrl[0])
+        result = task.advance(self.episodes, self.simulator.qpos[None], self.simulator.qvel[None], bounded, ctrl)
         info: Info = {"frame": int(self.episodes.frame[0]), "diverged": bool(result.diverged[0])}
         return (
             self._observe(),

@@ -105,7 +105,7 @@ def tiny_bundle(tmp_path_factory, tiny_vae_run, tiny_autoencoder):
     from motionlex.controllers.latent_policy import LatentPolicy, LatentPolicyConfig
     from motionlex.controllers.low_level_policy import LowLevelPolicy, PolicyShape
     from motionlex.data.features import SCHEMA_VERSION
-    from motionlex.envs.task import TaskConfig
+    from motionlex.envs.task_config import TaskConfig
 
     folder = tmp_path_factory.mktemp("parts")
     with torch.random.fork_rng():

@@ -17,7 +17,8 @@ from motionlex.envs.reference import CommandSource, MotionLibrary, StartSampler,
 from motionlex.envs.registration import ENVIRONMENT_ID, register
 from motionlex.envs.rewards import BodyState
 from motionlex.envs.simulator import Simulator, substeps
-from motionlex.envs.task import Episodes, TaskConfig, TrackingTask
+from motionlex.envs.task import Episodes, TrackingTask
+from motionlex.envs.task_config import TaskConfig
 from motionlex.envs.tracking import H1Track
 
 ROBOT = get_robot("h1")
@@ -31,7 +32,7 @@ def task():
 def latent_command(library, seed=0):
     segments = library.frames // 16 + 1
     return CommandSource(
-        codes=np.random.default_rng(seed).integers(0, 32, (segments, 64)),
+        codes=np.random.default_rng(seed).integers(0, 32, (1, segments, 64)),
         segment=np.arange(library.frames) // 16,
         phase=(np.arange(library.frames) % 16) / 16,
         vocabulary=32,
@@ -112,8 +113,9 @@ def test_replaying_the_reference_scores_the_maximum(task):
     episodes = Episodes.empty(4, 19)
     frames = np.array([0, 100, 200, 300])
     task.start(episodes, np.arange(4), frames)
-    still = np.zeros((4, 19))
-    result = task.advance(episodes, task.library.qpos[frames + 1], task.library.qvel[frames + 1], still)
+    still, qpos, qvel = np.zeros((4, 19)), task.library.qpos[frames + 1], task.library.qvel[frames + 1]
+    at_rest = qpos[:, 7:] + ROBOT.damping / ROBOT.stiffness * qvel[:, 6:]  # servo targets that ask for no torque
+    result = task.advance(episodes, qpos, qvel, still, at_rest)
     np.testing.assert_allclose(result.reward, 0.1, atol=1e-12)  # the weights sum to one
     assert not result.terminated.any() and not result.truncated.any()
 
@@ -137,7 +139,7 @@ def test_latent_policy_sees_codes_and_proprioception_only(task):
     episodes = Episodes.empty(1, 19)
     latent.start(episodes, np.array([0]), np.array([33]))
     seen = latent.observe(task.library.qpos[33:34], task.library.qvel[33:34], episodes)
-    np.testing.assert_array_equal(seen[0, :64], latent.command.codes[2])
+    np.testing.assert_array_equal(seen[0, :64], latent.command.codes[0, 2])
     assert seen[0, 64] == 1 / 16
     elsewhere = task.library.qpos[33:34] + np.array([5.0, -3.0, 0.0] + [0.0] * 23)
     again = latent.observe(elsewhere, task.library.qvel[33:34], episodes)
@@ -152,7 +154,8 @@ def test_episode_ends_with_the_motion_and_with_time(task):
     ends = []
     for _ in range(5):
         frame = np.minimum(episodes.frame + 1, last)
-        result = short.advance(episodes, task.library.qpos[frame], task.library.qvel[frame], np.zeros((2, 19)))
+        still, qpos = np.zeros((2, 19)), task.library.qpos[frame]
+        result = short.advance(episodes, qpos, task.library.qvel[frame], still, qpos[:, 7:])
         ends.append(result.truncated.tolist())
         assert not result.terminated.any()
         episodes.frame = np.minimum(episodes.frame, last - 1)
@@ -179,7 +182,7 @@ def test_frames_that_are_not_valid_are_never_used():
     assert valid_runs(clip) == [(0, 98), (102, 200)]
     library = MotionLibrary([clip], ROBOT, 50.0)
     assert np.abs(library.qvel[:, :3]).max() == 0.0
-    starts = StartSampler(library).sample(2000, np.random.default_rng(0))
+    starts = StartSampler(library).sample(np.random.default_rng(0).random((2, 2000)))
     assert (library.last_frame[starts] - starts >= 10).all()
     with pytest.raises(UserError, match="no stretch"):
         MotionLibrary([clip.slice(90, 110)], ROBOT, 50.0)
@@ -191,7 +194,7 @@ def test_starts_go_where_the_policy_fails(task):
     sampler.update(np.array([0]), np.array([frames - 1]), np.array([False]))  # everything passed
     sampler.update(np.array([260]), np.array([270]), np.array([True]))  # bin [250, 275) lost
     assert np.flatnonzero(sampler.failure).tolist() == [10]
-    starts = sampler.sample(40_000, np.random.default_rng(0))
+    starts = sampler.sample(np.random.default_rng(0).random((2, 40_000)))
     share = np.mean((starts >= 250) & (starts < 275))
     uniform = 25 / (frames - 10)
     # The bin before it gets half its weight; both share 70 %, on top of the uniform 30 %.
@@ -200,18 +203,30 @@ def test_starts_go_where_the_policy_fails(task):
     assert before == pytest.approx(0.7 / 3.0 + 0.3 * uniform, abs=0.01)
 
 
-def test_start_noise_is_seeded_and_stays_inside_limits(task):
+def test_failures_of_several_episodes_average_whatever_their_order(task):
+    sampler = StartSampler(task.library, rate=0.1)
+    # Bins of 25 frames: three episodes pass bin 4, one of them is lost there, another one in bin 5.
+    starts, ends, lost = np.array([105, 101, 110]), np.array([124, 300, 130]), np.array([True, False, True])
+    sampler.update(starts, ends, lost)
+    kept = 0.9**3
+    assert sampler.failure[4] == pytest.approx(kept + (1 - kept) / 3)
+    assert sampler.failure[5] == pytest.approx(0.81 + 0.19 / 2)
+    assert sampler.failure[3] == 1.0 and sampler.failure[12] == pytest.approx(0.9)
+    again = StartSampler(task.library, rate=0.1)
+    again.update(starts[::-1], ends[::-1], lost[::-1])
+    np.testing.assert_array_equal(again.failure, sampler.failure)
+
+
+def test_start_noise_has_its_size_and_stays_inside_limits(task):
     qpos, qvel = task.library.qpos[:64], task.library.qvel[:64]
-    first = task.perturb(qpos, qvel, np.random.default_rng(5))
-    second = task.perturb(qpos, qvel, np.random.default_rng(5))
-    np.testing.assert_array_equal(first[0], second[0])
+    first = task.perturb(qpos, qvel, np.random.default_rng(5).standard_normal((64, task.start_draws)))
     assert (first[0][:, 7:] >= ROBOT.lower).all() and (first[0][:, 7:] <= ROBOT.upper).all()
     assert np.std(first[0][:, 7:] - qpos[:, 7:]) == pytest.approx(0.05, rel=0.1)
     np.testing.assert_allclose(np.linalg.norm(first[0][:, 3:7], axis=1), 1.0)
 
 
 def test_reference_moved_under_the_robot_keeps_motion_and_height(task):
-    from motionlex.envs.task import move_under
+    from motionlex.envs.alignment import move_under
 
     reference = task.library.at(np.array([20, 120]))
     target = task.library.qpos[[40, 80]].copy()

@@ -79,7 +79,7 @@ def low_level_run(tmp_path, tiny_vae_run):
     from motionlex.controllers.low_level import LowLevelConfig
     from motionlex.controllers.low_level_policy import LowLevelPolicy, PolicyShape
     from motionlex.data.storage import write_json
-    from motionlex.envs.task import TaskConfig
+    from motionlex.envs.task_config import TaskConfig
 
     folder = tmp_path / "low"
     config = LowLevelConfig(task=TaskConfig(goal="decoded"), vae=str(tiny_vae_run))

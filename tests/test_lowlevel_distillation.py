@@ -14,7 +14,8 @@ from motionlex.envs.batched import BatchedTracking
 from motionlex.envs.benchmark import benchmark_task
 from motionlex.envs.observations import tracking_observation
 from motionlex.envs.reference import CommandSource
-from motionlex.envs.task import TaskConfig, TrackingTask
+from motionlex.envs.task import TrackingTask
+from motionlex.envs.task_config import TaskConfig
 
 ROBOT = get_robot("h1")
 
@@ -24,7 +25,7 @@ def task():
     base = benchmark_task(50.0)
     frames = base.library.frames
     command = CommandSource(
-        codes=np.random.default_rng(0).integers(0, 32, (frames // 16 + 1, 64)),
+        codes=np.random.default_rng(0).integers(0, 32, (1, frames // 16 + 1, 64)),
         segment=np.arange(frames) // 16,
         phase=(np.arange(frames) % 16) / 16,
         vocabulary=32,

@@ -17,7 +17,8 @@ from motionlex.data.robots import get_robot
 from motionlex.envs.benchmark import benchmark_task
 from motionlex.envs.reference import MotionLibrary, reference_command
 from motionlex.envs.rewards import BodyState
-from motionlex.envs.task import TaskConfig, TrackingTask
+from motionlex.envs.task import TrackingTask
+from motionlex.envs.task_config import TaskConfig
 
 ROBOT = get_robot("h1")
 
@@ -81,7 +82,7 @@ def test_look_ahead_stays_in_the_running_segment(library):
 
 def test_latent_command_gives_codes_and_phase(library):
     command = build_command_source("latent", library, PerfectAutoencoder())
-    assert command.qpos is None and command.codes.shape[1] == 64
+    assert command.qpos is None and command.codes.shape[2] == 64
     assert command.phase[0] == 0.0 and command.phase[8] == 0.5 and command.phase[16] == 0.0
 
 
@@ -132,7 +133,7 @@ def test_servos_alone_keep_shallow_knee_bends_for_a_while_and_falling_is_a_failu
 def test_permuted_commands_show_another_place(library):
     latent = build_command_source("latent", library, PerfectAutoencoder())
     wrong = latent.permuted(np.random.default_rng(0))
-    assert sorted(wrong.codes[:, 0]) == sorted(latent.codes[:, 0]) and (wrong.codes != latent.codes).any()
+    assert sorted(wrong.codes[0, :, 0]) == sorted(latent.codes[0, :, 0]) and (wrong.codes != latent.codes).any()
     frames = reference_command(library, (1, 8))
     other = frames.permuted(np.random.default_rng(1))
     np.testing.assert_array_equal(other.qpos[:, :7], frames.qpos[:, :7])

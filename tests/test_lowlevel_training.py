@@ -17,7 +17,8 @@ from motionlex.data.errors import UserError
 from motionlex.data.robots import get_robot
 from motionlex.envs.batched import BatchedTracking
 from motionlex.envs.benchmark import benchmark_task
-from motionlex.envs.task import TaskConfig, TrackingTask
+from motionlex.envs.task import TrackingTask
+from motionlex.envs.task_config import TaskConfig
 from motionlex.scripts import train_lowlevel
 
 ROBOT = get_robot("h1")

@@ -1,0 +1,76 @@
+"""What defines the tracking task besides the motions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from motionlex.data.errors import UserError
+from motionlex.envs.rewards import DeepMimicWeights
+from motionlex.envs.terminations import TerminationLimits
+
+Goal = Literal["latent", "decoded", "reference"]
+Reward = Literal["deepmimic", "beyond_mimic", "loco_mujoco"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartNoise:
+    """Standard deviations added to the reference state at the start of an episode."""
+
+    joint: float = 0.05
+    """Hinge angles [rad]."""
+    joint_velocity: float = 0.2
+    """Hinge velocities [rad/s]."""
+    position: float = 0.02
+    """Horizontal root position [m]."""
+    orientation: float = 0.05
+    """Root orientation, rotation vector [rad]."""
+    velocity: float = 0.1
+    """Root linear [m/s] and angular [rad/s] velocity."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskConfig:
+    """Everything that defines the task besides the motions."""
+
+    hz: float = 50.0
+    """Control rate [1/s]."""
+    timestep: float = 0.005
+    """Physics step [s]."""
+    iterations: int = 4
+    """Solver iterations per physics step."""
+    ls_iterations: int = 8
+    """Line-search iterations per solver iteration."""
+    goal: Goal = "reference"
+    """What the policy is told: data-set frames, decoded frames, or codes."""
+    control: Literal["pd", "torque"] = "pd"
+    """Motors: position servos or torques."""
+    reward: Reward = "deepmimic"
+    """Which reward."""
+    ahead: tuple[int, ...] = (1, 8)
+    """Command frames shown, in control steps from now."""
+    action_limit: float = 4.0
+    """Bound of every action under pd (1 under torque)."""
+    residual_scale: float = 0.3
+    """PD target = command + this [rad] times the action (goals reference and decoded)."""
+    absolute_scale: float = 0.5
+    """PD target = default pose + this [rad] times the action (goal latent)."""
+    episode_s: float = 10.0
+    """Longest episode [s]."""
+    limits: TerminationLimits = field(default_factory=TerminationLimits)
+    """Early termination."""
+    noise: StartNoise = field(default_factory=StartNoise)
+    """Perturbation of start states."""
+    weights: DeepMimicWeights = field(default_factory=DeepMimicWeights)
+    """Weights of the deepmimic reward; its ``scale`` multiplies every reward."""
+    push_speed: float = 0.0
+    """Largest horizontal velocity kick [m/s]; 0 switches kicks off."""
+    push_interval_s: float = 3.0
+    """Mean time between kicks [s]."""
+    privileged_critic: bool = True
+    """With goal latent, append the reference observation for the critic alone."""
+
+    def __post_init__(self) -> None:
+        for name in ("hz", "timestep", "iterations", "ls_iterations", "action_limit", "episode_s", "push_interval_s"):
+            if not getattr(self, name) > 0:
+                raise UserError(f"{name} must be positive, got {getattr(self, name)}")
