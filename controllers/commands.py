@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -79,20 +80,15 @@ def build_command_source(
             f"the autoencoder was trained at {autoencoder.statistics.hz:g} Hz, control is {library.hz:g} Hz"
         )
     starts, segment, local = segment_layout(library)
-    codes, decoded = _encode(library, starts, autoencoder, seed, variants)
+    features = segment_features(library, starts, autoencoder)
+    codes = np.stack([draw_codes(features, autoencoder, seed + 7919 * variant) for variant in range(variants)])
     shown = {"segment": segment, "phase": local / STRIDE, "variants": variants}
     if goal == "latent":
         return CommandSource(codes=codes, vocabulary=autoencoder.model.vocabulary, **shown)
-    root = np.tile(library.qpos[starts], (variants, 1))
-    yaw = quaternion.yaw(root[:, 3:7])
-    qpos, qvel = features_to_state(decoded, hz=library.hz, start_xy=root[:, :2], start_yaw=yaw)
-    rows = segment[:, None] * SEGMENT + np.minimum(local[:, None] + np.asarray(ahead), SEGMENT - 1)
-    return CommandSource(
-        qpos=qpos.reshape(-1, qpos.shape[-1]),
-        qvel=qvel.reshape(-1, qvel.shape[-1]),
-        rows=rows,
-        **shown,
-    )
+    anchors = library.qpos[starts]
+    frames = [decode_segments(drawn, anchors, autoencoder, library.hz) for drawn in codes]
+    qpos, qvel = (np.concatenate([pair[side].reshape(-1, pair[side].shape[2]) for pair in frames]) for side in (0, 1))
+    return CommandSource(qpos=qpos, qvel=qvel, rows=look_ahead(segment, local, ahead), **shown)
 
 
 def segment_layout(
@@ -111,32 +107,66 @@ def segment_layout(
     return array, segment, np.arange(library.frames) - array[segment]
 
 
-def _encode(
-    library: MotionLibrary,
-    starts: Int[np.ndarray, " segment"],
-    autoencoder: SegmentCodec,
-    seed: int,
-    variants: int,
-) -> tuple[Int[np.ndarray, "variant segment token"], Float[np.ndarray, "row frame feature"]]:
-    """Return the codes of all segments and the features decoded from them, in each segment's heading frame.
+def look_ahead(
+    segment: Int[np.ndarray, " frame"], local: Int[np.ndarray, " frame"], ahead: tuple[int, ...]
+) -> Int[np.ndarray, "frame ahead"]:
+    """Return the rows seen at every frame, where row 32 s + i is frame i of segment s: none is of another segment."""
+    return segment[:, None] * SEGMENT + np.minimum(local[:, None] + np.asarray(ahead), SEGMENT - 1)
 
-    The rows of the decoded features are the segments of the first variant, then those of the next.
-    """
+
+def segment_features(
+    library: MotionLibrary, starts: Int[np.ndarray, " segment"], autoencoder: SegmentCodec
+) -> Float[np.ndarray, "segment frame feature"]:
+    """Return the standardised features (float32) of segments, each in the heading frame of its first frame."""
     kinematics = ForwardKinematics(library.robot)
-    world = compute_features(library.qpos, library.qvel, kinematics)
+    world = compute_features(library.qpos, library.qvel, kinematics).astype(np.float32)
+    parts = []
+    for part in _parts(len(starts)):
+        local, _ = to_heading(world[starts[part][:, None] + np.arange(SEGMENT)])
+        parts.append(autoencoder.statistics.standardise(local).astype(np.float32))
+    return np.concatenate(parts)
+
+
+def draw_codes(
+    features: Float[np.ndarray, "segment frame feature"], autoencoder: SegmentCodec, seed: int
+) -> Int[np.ndarray, "segment token"]:
+    """Draw the codes of segments from the autoencoder's posterior."""
     device = next(autoencoder.model.parameters()).device
-    codes: list[list[np.ndarray]] = []
-    decoded = []
-    for variant in range(variants):
-        generator = torch.Generator(device=device).manual_seed(seed + 7919 * variant)
-        codes.append([])
-        for part in np.array_split(starts, max(1, len(starts) // _BATCH)):
-            local, _ = to_heading(world[part[:, None] + np.arange(SEGMENT)])
-            x = torch.as_tensor(autoencoder.statistics.standardise(local), dtype=torch.float32, device=device)
-            indices = autoencoder.encode_features(x, generator)
-            codes[-1].append(indices.cpu().numpy().astype(np.int64))
-            decoded.append(autoencoder.decode_features(indices))
-    return np.stack([np.concatenate(parts) for parts in codes]), np.concatenate(decoded).astype(np.float64)
+    generator = torch.Generator(device=device).manual_seed(seed)
+    drawn = [
+        autoencoder.encode_features(torch.as_tensor(features[part], device=device), generator)
+        for part in _parts(len(features))
+    ]
+    return torch.cat(drawn).cpu().numpy().astype(np.int64)
+
+
+def decode_segments(
+    codes: Int[np.ndarray, "segment token"],
+    anchors: Float[np.ndarray, "segment coordinate"],
+    autoencoder: SegmentCodec,
+    hz: float,
+) -> tuple[Float[np.ndarray, "segment frame coordinate"], Float[np.ndarray, "segment frame velocity"]]:
+    """Decode codes and place every segment at a root (x, y and heading of its anchor).
+
+    Returns:
+        Positions and velocities in single precision: four draws of LAFAN's 147 minutes take 0.7 GB so.
+    """
+    device = next(autoencoder.model.parameters()).device
+    count = len(codes)
+    qpos = np.empty((count, SEGMENT, anchors.shape[1]), dtype=np.float32)
+    qvel = np.empty((count, SEGMENT, anchors.shape[1] - 1), dtype=np.float32)
+    for part in _parts(count):
+        decoded = autoencoder.decode_features(torch.as_tensor(codes[part], device=device)).astype(np.float64)
+        root = anchors[part]
+        yaw = quaternion.yaw(root[:, 3:7])
+        qpos[part], qvel[part] = features_to_state(decoded, hz=hz, start_xy=root[:, :2], start_yaw=yaw)
+    return qpos, qvel
+
+
+def _parts(count: int) -> list[slice]:
+    """Cut rows into batches of about ``_BATCH``, whose borders the generators of the codes depend on."""
+    edges = np.cumsum([0, *(len(part) for part in np.array_split(np.arange(count), max(1, count // _BATCH)))])
+    return [slice(int(a), int(b)) for a, b in pairwise(edges)]
 
 
 def decoded_errors(library: MotionLibrary, command: CommandSource) -> Mapping[str, float]:

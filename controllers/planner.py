@@ -142,10 +142,22 @@ class Planner:
             The segment, placed at the latest planned frame.
         """
         codes, _ = self._policy.sample(self.conditions(text, path), self._generator, self._sampling)
-        decoded = np.asarray(self._autoencoder.decode_features(codes), dtype=np.float64)
+        return self.place(codes[0].numpy(), self._autoencoder.decode_features(codes)[0])
+
+    def place(self, codes: Int[np.ndarray, " token"], features: Float[np.ndarray, "frame feature"]) -> Segment:
+        """Let a decoded segment run from the present on; ``commit`` what was executed first.
+
+        Args:
+            codes: What was chosen.
+            features: What it decodes to, in the heading frame of its first frame.
+
+        Returns:
+            The segment, placed at the latest planned frame.
+        """
+        decoded = np.asarray(features, dtype=np.float64)[None]
         yaw = np.array([self._yaw])
         qpos, qvel = features_to_state(decoded, hz=self._hz, start_xy=self._xy[None], start_yaw=yaw)
-        segment = Segment(codes=codes[0].numpy(), qpos=qpos[0], qvel=qvel[0])
+        segment = Segment(codes=codes, qpos=qpos[0], qvel=qvel[0])
         self._running = (rotate_features(decoded, yaw)[0], segment)
         return _fade_in(self._tail, segment, self._blend)
 

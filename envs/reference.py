@@ -55,6 +55,7 @@ class MotionLibrary:
         self.run_clip = np.array([index for index, _, _ in runs])
         self.run_of = np.repeat(np.arange(len(runs)), lengths)
         self.clip_frame = np.concatenate([start + np.arange(run.frames) for _, start, run in runs])
+        self.run_group, self.group_shares = np.zeros(len(runs), dtype=np.int64), (1.0,)  # see envs/joining.py
         self.qpos = np.concatenate([run.qpos for _, _, run in runs])
         self.qvel = np.concatenate([run.qvel() for _, _, run in runs])
         self.kinematics = SiteKinematics(robot)
@@ -71,7 +72,7 @@ class MotionLibrary:
         moved = copy.copy(self)
         for name in ("qpos", "qvel", "sites"):
             setattr(moved, name, torch.as_tensor(getattr(self, name), dtype=dtype, device=device))
-        for name in ("run_starts", "run_stops", "run_last", "run_clip", "run_of", "clip_frame"):
+        for name in ("run_starts", "run_stops", "run_last", "run_clip", "run_of", "run_group", "clip_frame"):
             setattr(moved, name, torch.as_tensor(getattr(self, name), device=device))
         moved._motion = None
         return moved
@@ -174,7 +175,8 @@ class StartSampler:
 
     The library is cut into bins of 0.5 s. Each keeps a moving average of failure: a finished episode writes 0 to the
     bins it passed and 1 to the bin in which it was terminated. A bin's weight is its own average plus half the next
-    bin's, and a share of the starts stays uniform over all frames. Bins never cross the ends of a run.
+    bin's, and a share of the starts stays uniform over all frames. Bins never cross the ends of a run. Where a library
+    has several groups of runs, each group gets its share of the starts, however it fares.
     """
 
     def __init__(
@@ -203,6 +205,7 @@ class StartSampler:
             for value in (starts, size, joined.astype(float), uniform_share * size / size.sum(), np.ones(len(edges)))
         )
         self._uniform_share, self._rate = uniform_share, rate
+        self._groups = _memberships(library, starts) if len(library.group_shares) > 1 else None
 
     def sample(self, draw: Float[Array, "2 env"]) -> Int[Array, " env"]:
         """Return start frames.
@@ -214,6 +217,9 @@ class StartSampler:
         after = xp.concat((self.failure[1:], xp.zeros_like(self.failure[:1]))) * self._joined
         weight = self.failure + 0.5 * after + 1e-9
         share = (1.0 - self._uniform_share) * weight / weight.sum() + self._floor
+        if self._groups is not None:
+            member, wanted = self._groups
+            share = share * ((wanted / (member @ share)) @ member)
         cumulative = xp.cumulative_sum(share)
         chosen = xp.searchsorted(cumulative, draw[0] * cumulative[-1], side="right")
         chosen = xp.where(chosen < len(share), chosen, len(share) - 1)
@@ -236,6 +242,20 @@ class StartSampler:
         lost = xp.bincount(last[failed], minlength=bins + 1)[:bins]
         kept = (1.0 - self._rate) ** passed
         self.failure = kept * self.failure + (1.0 - kept) * lost / xp.where(passed > 0, passed, 1)
+
+
+def _memberships(
+    library: MotionLibrary, starts: Int[np.ndarray, " bin"]
+) -> tuple[Float[Array, "group bin"], Float[Array, " group"]]:
+    """Return which bins belong to which group of runs (ones and zeros), and the groups' shares of the starts."""
+    run = np.searchsorted(np.asarray(library.run_starts.tolist()), starts, side="right") - 1
+    group = np.asarray(library.run_group.tolist())[run]
+    member = (group == np.arange(len(library.group_shares))[:, None]).astype(np.float64)
+    wanted = np.array(library.group_shares)
+    if isinstance(library.qpos, np.ndarray):
+        return member, wanted
+    device = library.qpos.device
+    return torch.as_tensor(member, device=device), torch.as_tensor(wanted, device=device)
 
 
 def smooth(clip: MotionClip, *, sigma_s: float = 0.02) -> MotionClip:
