@@ -1,0 +1,241 @@
+"""Motions that the high-level policy makes up: what the stack will ask of the low-level policy at run time.
+
+Random text commands are planned without physics: every 16 frames, and at once when a command comes, a segment is
+chosen, decoded, placed where the plan stands and faded in, as ``stack.py`` does. What the low-level policy is then
+shown (placed frames, or codes and their phase) and the motion it is rewarded for (the executed frames of the segments,
+one after the other) belong together.
+
+At run time the stack also moves the plan rigidly, when the robot is more than 0.15 m or 0.2 rad away from it as a
+segment begins. Here the plan stays where it is, on purpose: codes do not depend on the place (goal latent sees no
+root at all, and its reference is moved under the robot at every step), and for goal decoded moving the plan only makes
+offsets smaller than those that training allows (0.5 m before an episode ends). So every observation of the running
+stack also occurs in training, and in training it does not pay to drift away from the plan.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+
+from motionlex.controllers.command_tours import Script, ScriptConfig, random_scripts
+from motionlex.controllers.high_level import HighLevel
+from motionlex.controllers.planner import Planner
+from motionlex.controllers.text import TextEncoder, TextFunction
+from motionlex.data.captions import training_captions
+from motionlex.data.clip import LabelSpan, MotionClip
+from motionlex.data.errors import UserError
+from motionlex.data.kinematics import ForwardKinematics
+from motionlex.data.robots import Robot, get_robot
+from motionlex.data.storage import cached_arrays, content_key
+from motionlex.envs.kinematics import SiteKinematics
+
+logger = logging.getLogger(__name__)
+VERSION = 1
+"""Raised whenever the same settings give other motions: old ones in the cache are then left alone."""
+_TOGETHER = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlausibilityLimits:
+    """Motion beyond these is not asked of a robot; recordings of people stay well below."""
+
+    root_speed: float = 8.0
+    """Root [m/s]."""
+    joint_speed: float = 25.0
+    """Fastest hinge [rad/s]."""
+    penetration: float = 0.06
+    """Lowest foot below where it is when standing [m]."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """One script as it was planned."""
+
+    clip: MotionClip
+    """The executed frames, labelled with the actions of the commands; implausible stretches are masked."""
+    starts: Int[np.ndarray, " segment"]
+    """Frame of the clip at which each segment takes over."""
+    codes: Int[np.ndarray, "segment token"]
+    """Codes of the segments."""
+    qpos: Float[np.ndarray, "segment frame coordinate"]
+    """Their 32 frames as the tracker is shown them: placed and faded in."""
+    qvel: Float[np.ndarray, "segment frame velocity"]
+    """Their velocities."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneratedMotion:
+    """Plans of many scripts."""
+
+    plans: tuple[Plan, ...]
+    """One per script."""
+    source: HighLevel
+    """What made them."""
+    key: str
+    """Digest of everything they depend on."""
+
+    @property
+    def robot(self) -> Robot:
+        """The robot that moves."""
+        return get_robot(self.source.robot)
+
+    @property
+    def rejected_share(self) -> float:
+        """Share of the frames that are masked as implausible."""
+        masks = [np.asarray(plan.clip.valid) for plan in self.plans]
+        return float(1.0 - np.concatenate(masks).mean())
+
+
+def generate(
+    source: HighLevel,
+    config: ScriptConfig,
+    *,
+    seed: int,
+    encode: TextFunction | None = None,
+    limits: PlausibilityLimits | None = None,
+) -> GeneratedMotion:
+    """Plan random commands, or take the plans from the cache.
+
+    Args:
+        source: High-level policy and autoencoder.
+        config: How commands follow each other.
+        seed: Seed of commands and codes.
+        encode: Text encoder; the frozen BERT when None.
+        limits: What counts as plausible.
+
+    Raises:
+        UserError: If nothing plausible comes out.
+    """
+    limits = PlausibilityLimits() if limits is None else limits
+    scripts = random_scripts(source.actions, config, source.hz, np.random.default_rng(seed))
+    settings = (*asdict(config).values(), *asdict(source.sampling).values())
+    captions = tuple(caption for action in source.actions for caption in training_captions(action))
+    key = content_key(VERSION, source.digest, seed, *settings, *captions, get_robot(source.robot).xml())
+
+    def make() -> dict[str, np.ndarray]:
+        return _plan(source, scripts, seed, TextEncoder().encode if encode is None else encode)
+
+    arrays = cached_arrays(f"generated-{key}", make)
+    robot = get_robot(source.robot)
+    plans, first = [], 0
+    for number, script in enumerate(scripts):
+        count = sum(len(command.executed) for command in script)
+        rows = {name: array[first : first + count] for name, array in arrays.items()}
+        plans.append(_assemble(f"generated_{number}", script, rows, source.hz, robot, limits))
+        first += count
+    motion = GeneratedMotion(plans=tuple(plans), source=source, key=key)
+    _report(motion)
+    return motion
+
+
+def _plan(source: HighLevel, scripts: Sequence[Script], seed: int, encode: TextFunction) -> dict[str, np.ndarray]:
+    """Return codes, positions and velocities of all segments of all scripts, in their order."""
+    texts = sorted({command.text for script in scripts for command in script})
+    embeddings = dict(zip(texts, encode(texts), strict=True))
+    generator = torch.Generator().manual_seed(seed)
+    rows: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    for first in range(0, len(scripts), _TOGETHER):
+        for segments in _plan_together(source, scripts[first : first + _TOGETHER], embeddings, generator):
+            rows += segments
+        logger.info("planned %d of %d scripts", min(first + _TOGETHER, len(scripts)), len(scripts))
+    codes, qpos, qvel = (np.stack(column) for column in zip(*rows, strict=True))
+    return {"codes": codes.astype(np.int32), "qpos": qpos.astype(np.float32), "qvel": qvel.astype(np.float32)}
+
+
+def _plan_together(
+    source: HighLevel,
+    scripts: Sequence[Script],
+    embeddings: dict[str, torch.Tensor],
+    generator: torch.Generator,
+) -> list[list[tuple[np.ndarray, np.ndarray, np.ndarray]]]:
+    """Plan some scripts side by side: their n-th segments are chosen in one batch, wherever each of them stands."""
+    robot = get_robot(source.robot)
+    kinematics = ForwardKinematics(robot)
+    standing = np.concatenate(([0.0, 0.0, robot.standing_height, 1.0, 0.0, 0.0, 0.0], robot.default_pose))
+    planners = []
+    for _ in scripts:
+        planner = Planner(
+            source.autoencoder, source.latent_policy, kinematics,
+            hz=source.hz, sampling=source.sampling, generator=generator,
+        )  # fmt: skip
+        planner.reset(standing)
+        planners.append(planner)
+    steps = [[(command.text, n) for command in script for n in command.executed] for script in scripts]
+    made: list[list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = [[] for _ in scripts]
+    for turn in range(max(map(len, steps))):
+        active = [index for index, list_ in enumerate(steps) if turn < len(list_)]
+        present = [planners[index].conditions(embeddings[steps[index][turn][0]], None) for index in active]
+        conditions = functools.reduce(lambda one, other: one.concatenate(other), present)
+        codes, _ = source.latent_policy.sample(conditions, generator, source.sampling)
+        decoded = source.autoencoder.decode_features(codes)
+        for row, index in enumerate(active):
+            segment = planners[index].place(codes[row].numpy(), decoded[row])
+            planners[index].commit(steps[index][turn][1])
+            made[index].append((segment.codes, segment.qpos, segment.qvel))
+    return made
+
+
+def _assemble(
+    name: str,
+    script: Script,
+    rows: dict[str, np.ndarray],
+    hz: float,
+    robot: Robot,
+    limits: PlausibilityLimits,
+) -> Plan:
+    """Lay the executed frames of a script's segments end to end and mask what is implausible."""
+    executed = np.array([n for command in script for n in command.executed])
+    starts = np.cumsum(executed) - executed
+    qpos = np.concatenate([frames[:n] for frames, n in zip(rows["qpos"], executed, strict=True)]).astype(np.float64)
+    ends = np.cumsum([command.frames for command in script])
+    labels = tuple(
+        LabelSpan(start=int(end) - command.frames, stop=int(end), label=command.action)
+        for command, end in zip(script, ends, strict=True)
+    )
+    good = plausible(qpos, hz, robot, limits)
+    valid = np.repeat(np.logical_and.reduceat(good, starts), executed)
+    clip = MotionClip(name=name, qpos=qpos, hz=hz, labels=labels, valid=valid, source="generated", robot=robot.name)
+    return Plan(clip=clip, starts=starts, codes=rows["codes"], qpos=rows["qpos"], qvel=rows["qvel"])
+
+
+def plausible(
+    qpos: Float[np.ndarray, "frame coordinate"], hz: float, robot: Robot, limits: PlausibilityLimits
+) -> Bool[np.ndarray, " frame"]:
+    """Tell which frames, and the steps to and from them, are within the limits."""
+    kinematics = SiteKinematics(robot)
+    feet = [index for index, name in enumerate(robot.sites) if "foot" in name]
+    standing = np.concatenate(([0.0, 0.0, robot.standing_height, 1.0, 0.0, 0.0, 0.0], robot.default_pose))[None]
+    sole = float(kinematics(standing)[0, feet, 2].min())
+    deep = kinematics(qpos)[:, feet, 2].min(axis=1) < sole - limits.penetration
+    step = np.abs(np.diff(qpos, axis=0)) * hz
+    fast = (np.linalg.norm(step[:, :3], axis=1) > limits.root_speed) | (step[:, 7:].max(axis=1) > limits.joint_speed)
+    return ~(deep | np.append(fast, False) | np.append(False, fast))
+
+
+def switches(motion: GeneratedMotion) -> set[tuple[str, str]]:
+    """Return the ordered pairs of actions of which one follows the other without a masked frame in either."""
+    seen = set()
+    for plan in motion.plans:
+        valid = np.asarray(plan.clip.valid)
+        for before, after in zip(plan.clip.labels[:-1], plan.clip.labels[1:], strict=True):
+            if before.label != after.label and valid[before.start : after.stop].all():
+                seen.add((before.label, after.label))
+    return seen
+
+
+def _report(motion: GeneratedMotion) -> None:
+    seconds = sum(plan.clip.frames for plan in motion.plans) / motion.source.hz
+    actions = len(motion.source.actions)
+    logger.info(
+        "generated motion: %.1f min in %d clips, %.1f %% rejected as implausible, %d of %d switches between actions",
+        *(seconds / 60.0, len(motion.plans), 100.0 * motion.rejected_share),
+        *(len(switches(motion)), actions * (actions - 1)),
+    )
+    if motion.rejected_share == 1.0:
+        raise UserError(f"{motion.source.path}: all of its motion is implausible (limits in controllers/generated.py)")
