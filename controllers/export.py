@@ -31,7 +31,7 @@ from motionlex.motion_vae.registry import PlainValue
 logger = logging.getLogger(__name__)
 LOW_LEVEL = "low_level"
 TOLERANCE = 1e-5
-"""Largest difference from torch, times max(1, magnitude): some float32 roundings of a few hundred sums."""
+"""Largest difference from torch, by max(1, magnitude), torques by their limits: roundings of long float32 sums."""
 CHECKED_ROWS = 256
 """Random observations of the comparison."""
 
@@ -149,7 +149,7 @@ def compare(content: bytes, policy: LowLevelPolicy, robot: Robot) -> tuple[str, 
 
     Returns:
         What ran the file (``onnxruntime``, or onnx's slow reference where that is missing), and the largest difference
-        of any output, divided by max(1, its magnitude).
+        of any output, divided by max(1, its magnitude), for torques by their limit.
 
     Raises:
         UserError: If the difference is beyond ``TOLERANCE``.
@@ -167,8 +167,10 @@ def compare(content: bytes, policy: LowLevelPolicy, robot: Robot) -> tuple[str, 
     whole = np.concatenate((feed["codes"], seen), axis=1) if shape.tokens else seen
     action = policy.act(whole.astype(np.float32))
     worst = 0.0
-    for got, wanted in zip(outputs, (action, motor_signal(policy, robot, seen, action)), strict=True):
-        worst = max(worst, float((np.abs(got - wanted) / np.maximum(1.0, np.abs(wanted))).max()))
+    full = robot.torque_limit if policy.task.control == "torque" else np.ones(shape.actions)
+    wanted = ((action, np.ones(shape.actions)), (motor_signal(policy, robot, seen, action), full))
+    for got, (value, unit) in zip(outputs, wanted, strict=True):
+        worst = max(worst, float((np.abs(got - value) / np.maximum(unit, np.abs(value))).max()))
     if not worst <= TOLERANCE:
         raise UserError(f"the exported file differs from the policy by {worst:.2g} ({backend}); nothing was written")
     logger.info("the file equals the policy to %.2g on %d random observations (%s)", worst, CHECKED_ROWS, backend)
