@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from motionlex.data.robots import Robot
 from motionlex.envs.alignment import move_under
 from motionlex.envs.batched import BatchedTracking
+from motionlex.envs.randomisation import Randomisation
 from motionlex.envs.reference import CommandSource, MotionLibrary
 from motionlex.envs.rewards import BodyState
 from motionlex.envs.task import TrackingTask
@@ -87,7 +88,7 @@ def evaluate_tracking(
     """
     from dataclasses import replace
 
-    config = replace(config, episode_s=seconds, push_speed=0.0, privileged_critic=False)
+    config = replace(config, episode_s=seconds, randomisation=Randomisation(), privileged_critic=False)
     task = TrackingTask(robot, library, config, command)
     horizon = round(seconds * config.hz)
     frames = stratified_starts(library, per_run, horizon) if starts is None else np.asarray(starts, dtype=np.int64)

@@ -11,6 +11,7 @@ from motionlex.controllers.ppo import PPOConfig
 from motionlex.data.clip import MotionClip
 from motionlex.data.errors import UserError, unknown_name
 from motionlex.data.robots import available_robots
+from motionlex.envs.randomisation import Preset, Randomisation
 from motionlex.envs.task_config import Goal, Reward, TaskConfig
 
 TRAINED_RATE = 1.5e-4
@@ -51,8 +52,10 @@ class LowLevelFlags:
     """Threads of physics and torch; None takes OMP_NUM_THREADS, else the cores."""
     prepare: bool | None = None
     """Smooth the motions (20 ms) and set them on the floor; None does so for lafan1 only."""
-    push: float = 0.0
-    """Largest horizontal velocity kick [m/s] about every 3 s; 0 for none."""
+    randomise: Preset = "none"
+    """How much robot, floor, delay and sensors differ from episode to episode: none, light or heavy (with kicks)."""
+    push: float | None = None
+    """Largest horizontal velocity kick [m/s], about every 3 s (heavy: 5 s); None takes that of --randomise."""
     init: Path | None = None
     """Run or policy folder whose weights (normaliser included) are the start."""
     teacher: Path | None = None
@@ -130,12 +133,13 @@ def resolve_config(flags: LowLevelFlags) -> LowLevelConfig:
     if flags.goal != "reference" and flags.vae is None:
         raise UserError(f"--goal {flags.goal} needs the codes of an autoencoder: give --vae RUN")
     base = preset_config(flags.preset, flags.goal)
+    variation = Randomisation.preset(flags.randomise)
     task = replace(
         base.task,
         hz=flags.hz or base.task.hz,
         control=flags.control or base.task.control,
         reward=flags.reward,
-        push_speed=flags.push,
+        randomisation=variation if flags.push is None else replace(variation, push_speed=flags.push),
     )
     return replace(
         base,

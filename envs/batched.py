@@ -72,6 +72,11 @@ class BatchedTracking(VecEnv):
         """Velocities of all robots."""
         return self.state[:, 1 + self._coordinates :]
 
+    @property
+    def passed(self) -> Float[Array, "env physics state"]:
+        """States after every physics step of the last control period: time, positions, velocities."""
+        return self._passed
+
     def reset(self) -> Float[Array, "env feature"]:
         """Start every robot from a sampled, perturbed frame."""
         self._restart(np.arange(self.num_envs))
@@ -138,10 +143,11 @@ class BatchedTracking(VecEnv):
 
     def _push(self) -> None:
         """Kick some robots horizontally, if the task asks for it."""
-        config = self.task.config
+        config = self.task.config.randomisation
         if config.push_speed <= 0.0:
             return
-        hit = np.flatnonzero(self.generator.random(self.num_envs) < 1.0 / (config.push_interval_s * config.hz))
+        chance = 1.0 / (config.push_interval_s * self.task.config.hz)
+        hit = np.flatnonzero(self.generator.random(self.num_envs) < chance)
         kick = self.generator.uniform(-config.push_speed, config.push_speed, (len(hit), 2))
         self.state[hit, 1 + self._coordinates : 3 + self._coordinates] += kick
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 from motionlex.data.errors import UserError
+from motionlex.envs.randomisation import Randomisation, upgraded_task
 from motionlex.envs.rewards import DeepMimicWeights
 from motionlex.envs.terminations import TerminationLimits
 
@@ -63,14 +65,17 @@ class TaskConfig:
     """Perturbation of start states."""
     weights: DeepMimicWeights = field(default_factory=DeepMimicWeights)
     """Weights of the deepmimic reward; its ``scale`` multiplies every reward."""
-    push_speed: float = 0.0
-    """Largest horizontal velocity kick [m/s]; 0 switches kicks off."""
-    push_interval_s: float = 3.0
-    """Mean time between kicks [s]."""
+    randomisation: Randomisation = field(default_factory=Randomisation)
+    """What differs from episode to episode: robot, floor, delay, sensors, kicks; nothing by default."""
     privileged_critic: bool = True
     """With goal latent, append the reference observation for the critic alone."""
 
     def __post_init__(self) -> None:
-        for name in ("hz", "timestep", "iterations", "ls_iterations", "action_limit", "episode_s", "push_interval_s"):
+        for name in ("hz", "timestep", "iterations", "ls_iterations", "action_limit", "episode_s"):
             if not getattr(self, name) > 0:
                 raise UserError(f"{name} must be positive, got {getattr(self, name)}")
+
+    @staticmethod
+    def upgraded(values: Mapping[str, object]) -> dict[str, object]:
+        """Return plain values of an older version as this one has them; ``from_plain`` asks for it."""
+        return upgraded_task(values)

@@ -67,6 +67,9 @@ def from_plain(config_class: type, values: Mapping[str, PlainValue]) -> object:
     hints = typing.get_type_hints(config_class)
     if not isinstance(values, Mapping):
         raise UserError(f"configuration of {config_class.__name__} is no object, got {values!r}")
+    upgrade = getattr(config_class, "upgraded", None)
+    if upgrade is not None:
+        values = upgrade(values)  # files of older versions
     unknown = sorted(set(values) - set(hints))
     if unknown:
         raise UserError(f"configuration of {config_class.__name__} has unknown fields: {', '.join(unknown)}")

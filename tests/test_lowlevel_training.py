@@ -17,6 +17,7 @@ from motionlex.data.errors import UserError
 from motionlex.data.robots import get_robot
 from motionlex.envs.batched import BatchedTracking
 from motionlex.envs.benchmark import benchmark_task
+from motionlex.envs.randomisation import Randomisation
 from motionlex.envs.task import TrackingTask
 from motionlex.envs.task_config import TaskConfig
 from motionlex.scripts import train_lowlevel
@@ -120,7 +121,7 @@ def test_rate_follows_the_kl():
 
 def test_a_saved_policy_acts_the_same_and_damage_is_refused(tmp_path):
     torch.manual_seed(0)
-    policy = LowLevelPolicy(SHAPE, TaskConfig(push_speed=0.3))
+    policy = LowLevelPolicy(SHAPE, TaskConfig(randomisation=Randomisation.heavy()))
     policy.normaliser.update(torch.randn(100, 151))
     policy.save(tmp_path)
     loaded = LowLevelPolicy.load(tmp_path)
