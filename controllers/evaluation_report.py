@@ -24,6 +24,7 @@ from motionlex.controllers.low_level import build_task, load_low_level_config, s
 from motionlex.controllers.low_level_policy import LowLevelPolicy
 from motionlex.controllers.motion_classifier import fit_classifier
 from motionlex.controllers.text import TextEncoder
+from motionlex.controllers.tracking_report import check_out, write_report
 from motionlex.data.datasets import find_root, get_dataset, load_dataset
 from motionlex.data.errors import UserError, check_number, check_seed
 from motionlex.data.robots import get_robot
@@ -53,8 +54,20 @@ class EvaluateStackFlags:
     """Clips for --stage tracking, unless the run names its own clips."""
     survival_rollouts: int = 10
     """Rollouts of 30 s with a new command every 5 s; 0 leaves them out."""
+    clips: tuple[str, ...] = ()
+    """Clips for --stage tracking, e.g. walk1_subject5:10-20; none takes the run's own, else those of --split."""
+    starts: int = 3
+    """Starts of --stage tracking per stretch of motion, evenly spaced."""
+    repeats: int = 1
+    """Rollouts per start, spread over the half second from it on: a clip of 10 s has one start."""
+    noise: bool = False
+    """Perturb the starts of --stage tracking as in training."""
+    seconds: float = 10.0
+    """Longest rollout of --stage tracking [s]."""
+    out: Path | None = None
+    """Folder for the report of --stage tracking: tracking.json, tracking.md, tracking.png."""
     seed: int = 0
-    """Seed of codes and of the order of commands."""
+    """Seed of codes, of the order of commands, of start noise and of the bootstrap."""
     threads: int = 1
     """Threads of torch."""
     json: bool = False
@@ -78,6 +91,13 @@ def evaluate_stack(target: str | None, flags: EvaluateStackFlags) -> Mapping[str
     check_number("--threads", flags.threads, above=0)
     check_number("--survival-rollouts", flags.survival_rollouts, at_least=0)
     check_number("--prompt-seconds", flags.prompt_seconds, at_least=2, at_most=3600)
+    check_number("--starts", flags.starts, at_least=1, at_most=1000)
+    check_number("--repeats", flags.repeats, at_least=1, at_most=100_000)
+    check_number("--seconds", flags.seconds, at_least=0.1, at_most=3600)
+    if flags.out is not None:
+        if flags.stage not in ("tracking", "all"):
+            raise UserError(f"--out is for --stage tracking, not {flags.stage}")
+        check_out(flags.out)
     check_seed(flags.seed)
     torch.set_num_threads(flags.threads)
     folder = None if target is None else Path(target)
@@ -123,8 +143,8 @@ def _tracking(folder: Path, flags: EvaluateStackFlags) -> dict[str, Value]:
     robot = get_robot(config.robot)
     root = flags.data_root or (None if config.data_root is None else Path(config.data_root))
     data = load_dataset(flags.data or config.data, root, hz=config.task.hz)
-    if config.clips:
-        clips = select_clips(data.clips, config.clips)
+    if named := flags.clips or config.clips:
+        clips = select_clips(data.clips, named)
     else:
         clips = data.validation if flags.split == "validation" and data.validation else data.train
     if config.prepare:
@@ -132,6 +152,25 @@ def _tracking(folder: Path, flags: EvaluateStackFlags) -> dict[str, Value]:
     logger.info("stage tracking")
     library = MotionLibrary(clips, robot, config.task.hz)
     task, _ = build_task(config, library, "cpu")
-    policy = LowLevelPolicy.load(folder)
-    report = evaluate_tracking(policy, library, task.command, robot=robot, config=config.task, threads=flags.threads)
-    return {"goal": config.task.goal, "split": flags.split, **report}
+    report = evaluate_tracking(
+        LowLevelPolicy.load(folder),
+        library,
+        task.command,
+        robot=robot,
+        config=config.task,
+        per_run=flags.starts,
+        seconds=flags.seconds,
+        threads=flags.threads,
+        repeats=flags.repeats,
+        noise=flags.noise,
+        seed=flags.seed,
+    )
+    result = {"goal": config.task.goal, "split": "named clips" if named else flags.split, **report}
+    if flags.out is not None:
+        files = write_report(
+            flags.out,
+            result,
+            title=f"{folder.parent.name}/{folder.name}, goal {config.task.goal}, {config.task.hz:g} Hz",
+        )
+        result["files"] = [str(path) for path in files]
+    return result

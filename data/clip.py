@@ -81,9 +81,8 @@ class MotionClip:
 
     @property
     def category(self) -> str:
-        """What the name begins with, up to its numbers: ``walk1_subject5`` and ``walk_2`` are of ``walk``."""
-        found = re.match(r"[A-Za-z]+(_[A-Za-z]+)*", self.name)
-        return found.group() if found else "other"
+        """What the name begins with, see :func:`category_of`."""
+        return category_of(self.name)
 
     def label_at(self, frame: int) -> str | None:
         """Return the label at a frame, or None where nothing is said."""
@@ -154,6 +153,12 @@ class MotionClip:
             return np.zeros(0, dtype=np.int64)
         bad = np.concatenate(([0], np.cumsum(~np.asarray(self.valid))))
         return np.flatnonzero(bad[length:] == bad[:-length]).astype(np.int64)
+
+
+def category_of(name: str) -> str:
+    """Return what a clip's name begins with, up to its numbers: ``walk1_subject5`` and ``walk_2`` are of ``walk``."""
+    found = re.match(r"[A-Za-z]+(_[A-Za-z]+)*", name)
+    return found.group() if found else "other"
 
 
 def _rescale(span: LabelSpan, factor: float, count: int) -> LabelSpan:

@@ -33,6 +33,8 @@ class Joint:
     """Velocity gain of the PD controller [N m s/rad]."""
     default: float
     """Angle of the default pose [rad]."""
+    velocity_limit: float = float("inf")
+    """Fastest the motor turns [rad/s]."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +83,16 @@ class Robot:
     def torque_limit(self) -> Float[np.ndarray, " joint"]:
         """Motor limits [N m]."""
         return np.array([j.torque_limit for j in self.joints])
+
+    @cached_property
+    def velocity_limit(self) -> Float[np.ndarray, " joint"]:
+        """Fastest turn of the motors [rad/s]."""
+        return np.array([j.velocity_limit for j in self.joints])
+
+    @cached_property
+    def mass(self) -> float:
+        """Mass of the whole robot [kg]."""
+        return float(self.model(control="none").body_mass.sum())
 
     @cached_property
     def stiffness(self) -> Float[np.ndarray, " joint"]:
