@@ -14,19 +14,22 @@ import torch
 
 from motionlex.controllers.commands import build_command_source, decoded_errors
 from motionlex.controllers.distillation import DistillationConfig, distil
-from motionlex.controllers.evaluation_tracking import Report, evaluate_tracking
+from motionlex.controllers.evaluation_tracking import Report, evaluate_tracking, quick_score
+from motionlex.controllers.generated import GeneratedMotion
+from motionlex.controllers.generated_library import add_generated, load_generated
 from motionlex.controllers.low_level_config import LowLevelConfig, LowLevelFlags, resolve_config, select_clips
 from motionlex.controllers.low_level_policy import LowLevelPolicy, PolicyShape, read_plain, read_weights
-from motionlex.controllers.low_level_state import RunCallback, load_training_state
+from motionlex.controllers.low_level_state import Progress, RunCallback, load_training_state
 from motionlex.controllers.ppo import TrackingPPO
 from motionlex.data.datasets import load_dataset
 from motionlex.data.errors import UserError, check_number, check_seed
 from motionlex.data.robots import get_robot
-from motionlex.data.storage import write_json
+from motionlex.data.storage import finite, write_json
 from motionlex.envs.batched import BatchedTracking
+from motionlex.envs.joining import first_part
 from motionlex.envs.reference import MotionLibrary, settle, smooth
 from motionlex.envs.task import TrackingTask
-from motionlex.motion_vae import checkpoint
+from motionlex.motion_vae import checkpoint, distributed
 from motionlex.motion_vae.checkpoint import load_run
 from motionlex.motion_vae.registry import PlainValue
 from motionlex.motion_vae.trainer import resolve_device
@@ -38,6 +41,8 @@ logger = logging.getLogger(__name__)
 IMITATION_FILE = "imitation.json"
 IMITATED_STD = 0.15
 """Standard deviation of the actions with which PPO continues after imitation."""
+SCORE_EVERY = 150_000
+"""Control steps between two scores where a target is given."""
 CRITIC_FIRST = 20
 """Updates after imitation in which only the critic learns."""
 
@@ -56,16 +61,38 @@ def train_low_level(flags: LowLevelFlags) -> dict[str, PlainValue]:
     """
     if flags.backend != "cpu":
         raise UserError("--backend warp is not available yet; use --backend cpu")
-    for name in ("steps", "worlds", "threads", "hz", "distill_steps", "checkpoint_s"):
+    for name in ("steps", "worlds", "threads", "processes", "hz", "distill_steps", "checkpoint_s", "code_draws"):
         check_number(f"--{name.replace('_', '-')}", getattr(flags, name), above=0)
-    check_number("--push", flags.push, at_least=0)
+    for name in ("push", "evaluate_every"):
+        check_number(f"--{name.replace('_', '-')}", getattr(flags, name), at_least=0)
+    check_number("--target-success", flags.target_success, above=0, at_most=1)
+    check_number("--generated-minutes", flags.generated_minutes, above=0)
+    check_number("--generated-share", flags.generated_share, above=0, at_most=0.99)
     check_seed(flags.seed)
-    device = str(resolve_device(flags.device))
-    threads = flags.threads or int(os.environ.get("OMP_NUM_THREADS") or 0) or os.cpu_count() or 1
+    device = resolve_device(flags.device)
+    ranks = distributed.launched_ranks()
+    threads = flags.threads or int(os.environ.get("OMP_NUM_THREADS") or 0) or max(1, (os.cpu_count() or 1) // ranks)
     torch.set_num_threads(threads)
+    with distributed.process_group(device):
+        if flags.resume is not None:
+            return _resume(flags, flags.resume, str(device), threads)
+        return _create(flags, str(device), threads)
+
+
+def default_processes(flags: LowLevelFlags) -> int:
+    """Return how many processes a plain command starts: one per core while each keeps at least 64 robots.
+
+    Two processes of one thread take 1.4 times the steps of one process with two threads.
+    """
+    if flags.processes is not None:
+        return flags.processes
     if flags.resume is not None:
-        return _resume(flags, flags.resume, device, threads)
-    return _create(flags, device, threads)
+        meta = checkpoint.read_json(flags.resume / checkpoint.META_FILE)
+        return int(str(meta.get("processes", 1)))
+    if flags.threads is not None or os.environ.get("OMP_NUM_THREADS") or flags.backend != "cpu":
+        return 1
+    worlds = resolve_config(flags).ppo.worlds
+    return max(n for n in range(1, (os.cpu_count() or 1) + 1) if worlds % n == 0 and (n == 1 or worlds >= 64 * n))
 
 
 def load_library(config: LowLevelConfig, data_root: Path | None = None) -> tuple[MotionLibrary, str]:
@@ -84,13 +111,32 @@ def load_library(config: LowLevelConfig, data_root: Path | None = None) -> tuple
     return MotionLibrary(clips, robot, config.task.hz), digest
 
 
-def build_task(config: LowLevelConfig, library: MotionLibrary, device: str) -> tuple[TrackingTask, torch.Tensor | None]:
-    """Build the task with its command; also return the codebook for goal latent."""
+def build_task(
+    config: LowLevelConfig,
+    library: MotionLibrary,
+    device: str,
+    *,
+    draws: int = 1,
+    generated: GeneratedMotion | None = None,
+) -> tuple[TrackingTask, torch.Tensor | None]:
+    """Build the task with its command; also return the codebook for goal latent.
+
+    Args:
+        config: The run.
+        library: Motions of the data set.
+        device: Torch device of the autoencoder.
+        draws: Draws of the codes of every segment: training wants ``config.code_draws``, evaluation one.
+        generated: Motions of a high-level policy that are to be trained on as well; evaluation wants none.
+    """
     autoencoder = None if config.vae is None or config.task.goal == "reference" else load_run(config.vae, device)
-    command = build_command_source(config.task.goal, library, autoencoder, ahead=config.task.ahead, seed=config.seed)
+    command = build_command_source(
+        config.task.goal, library, autoencoder, ahead=config.task.ahead, seed=config.seed, variants=draws
+    )
     if config.task.goal == "decoded":
         for name, value in decoded_errors(library, command).items():
             logger.info("%s %.4g", name, value)
+    if generated is not None:
+        library, command = add_generated(library, command, generated, config.task, config.generated_share)
     task = TrackingTask(library.robot, library, config.task, command)
     if autoencoder is None or config.task.goal != "latent":
         return task, None
@@ -114,6 +160,7 @@ def build_policy(config: LowLevelConfig, task: TrackingTask, codebook: torch.Ten
         actions=task.actions,
         action_limit=task.action_limit,
         hidden=config.hidden,
+        initial_std=config.ppo.initial_std,
         tokens=0 if task.command.codes is None else task.command.codes.shape[2],
         vocabulary=0 if codebook is None else codebook.shape[0],
         code_width=0 if codebook is None else codebook.shape[1],
@@ -135,18 +182,22 @@ def _create(flags: LowLevelFlags, device: str, threads: int) -> dict[str, PlainV
     config = resolve_config(flags)
     name = f"lowlevel_{config.data}_{config.task.goal}_{config.preset}_{config.seed}"
     folder = flags.out or Path("runs") / name
-    checkpoint.check_new(folder)
+    if distributed.rank() == 0:  # the others may come when it exists already
+        checkpoint.check_new(folder)
     if config.teacher is not None:
         LowLevelPolicy.load(Path(config.teacher))  # a wrong one is found before the run folder is made
     library, digest = load_library(config)
-    task, codebook = build_task(config, library, device)
+    generated = load_generated(config)
+    task, codebook = build_task(config, library, device, draws=config.code_draws, generated=generated)
     policy = build_policy(config, task, codebook)
     meta = {**checkpoint.provenance(), "seed": config.seed, "data_sha256": digest, "library_frames": library.frames}
+    meta |= {} if generated is None else {"generated_sha256": generated.key}
     model = _trainer(config, task, policy, device, threads)
-    with checkpoint.NewRunFolder(folder) as partial:
-        write_json(partial / checkpoint.CONFIG_FILE, asdict(config))
-        write_json(partial / checkpoint.META_FILE, {**meta, "steps": 0})
-        policy.save(partial)
+    if distributed.rank() == 0:
+        with checkpoint.NewRunFolder(folder) as partial:
+            write_json(partial / checkpoint.CONFIG_FILE, asdict(config))
+            write_json(partial / checkpoint.META_FILE, {**meta, "steps": 0, "processes": model.ranks})
+            policy.save(partial)
     return _run(flags, config, model, folder, meta, threads)
 
 
@@ -197,24 +248,32 @@ def _resume(flags: LowLevelFlags, folder: Path, device: str, threads: int) -> di
     meta = checkpoint.read_json(folder / checkpoint.META_FILE)
     if meta.get("data_sha256") != digest:
         raise UserError(f"--resume {folder}: the motions differ from those the run was started with")
-    task, codebook = build_task(config, library, device)
+    generated = load_generated(config)
+    if generated is not None and meta.get("generated_sha256") != generated.key:
+        raise UserError(f"--resume {folder}: {config.generated} has changed since the run was started")
+    task, codebook = build_task(config, library, device, draws=config.code_draws, generated=generated)
     policy = build_policy(replace(config, init=None), task, codebook)
     model = _trainer(config, task, policy, device, threads)
     if (folder / checkpoint.STATE_FILE).is_file() or config.teacher is None:
         load_training_state(folder, model)
-    if model.num_timesteps >= config.steps:
-        raise UserError(f"--resume {folder}: {model.num_timesteps} steps are done already; give --steps beyond that")
-    write_json(folder / checkpoint.CONFIG_FILE, asdict(config))
+    if model.steps >= config.steps:
+        raise UserError(f"--resume {folder}: {model.steps} steps are done already; give --steps beyond that")
+    if distributed.rank() == 0:
+        write_json(folder / checkpoint.CONFIG_FILE, asdict(config))
     return _run(flags, config, model, folder, meta, threads)
 
 
 def _trainer(
     config: LowLevelConfig, task: TrackingTask, policy: LowLevelPolicy, device: str, threads: int
 ) -> TrackingPPO:
+    ranks, rank = distributed.world_size(), distributed.rank()
+    if config.ppo.worlds % ranks:
+        raise UserError(f"{config.ppo.worlds} robots cannot be shared by {ranks} processes: give another --worlds")
+    own = (config.seed, 1, rank) if rank else (config.seed, 1)  # rank 0 starts as a single process does
     env = BatchedTracking(
-        task, worlds=config.ppo.worlds, threads=threads, generator=np.random.default_rng((config.seed, 1))
+        task, worlds=config.ppo.worlds // ranks, threads=threads, generator=np.random.default_rng(own)
     )
-    generator = torch.Generator().manual_seed(config.seed)
+    generator = torch.Generator().manual_seed(config.seed + 7919 * rank)
     warm_up = CRITIC_FIRST if config.teacher is not None else 0
     return TrackingPPO(env, policy, config.ppo, generator, device, critic_first=warm_up)
 
@@ -228,32 +287,58 @@ def _run(
     threads: int,
 ) -> dict[str, PlainValue]:
     """Train to ``config.steps``, save, evaluate and summarise."""
-    begin, done = time.perf_counter(), model.num_timesteps
+    begin, done = time.perf_counter(), model.steps
     if config.teacher is not None and done == 0:
         _imitate(config, model, folder, flags.checkpoint_s)
-    callback = RunCallback(folder, dict(meta), total=config.steps, checkpoint_s=flags.checkpoint_s)
-    model.learn(config.steps - done, callback=callback, reset_num_timesteps=False, log_interval=1 << 30)
+    every = SCORE_EVERY if flags.evaluate_every is None and flags.target_success is not None else flags.evaluate_every
+    progress = Progress(
+        total=config.steps,
+        checkpoint_s=flags.checkpoint_s,
+        evaluate_every=every or 0,
+        target_success=flags.target_success,
+    )
+    callback = RunCallback(folder, dict(meta), progress, lambda model: score_run(model, config, threads))
+    left = -(-(config.steps - done) // model.ranks)
+    model.learn(left, callback=callback, reset_num_timesteps=False, log_interval=1 << 30)
     seconds = time.perf_counter() - begin
-    steps = model.num_timesteps
+    steps = model.steps
     metrics: dict[str, PlainValue] = dict(callback.metrics)
-    if flags.evaluate:
+    if flags.evaluate and distributed.rank() == 0:
         metrics |= {k: v for k, v in evaluate_run(model, config, threads).items() if k not in ("clips", "hz")}
-        write_json(folder / "evaluation.json", metrics)
+        write_json(folder / "evaluation.json", finite(metrics))
     return {
         "run": str(folder),
         "steps": steps,
         "seconds": seconds,
         "seconds_per_step": seconds / max(steps - done, 1),
+        "processes": model.ranks,
         **metrics,
     }
 
 
+def score_run(model: TrackingPPO, config: LowLevelConfig, threads: int) -> dict[str, float]:
+    """Score the deterministic policy on few rollouts of the data set's motions, with the task's start noise."""
+    task, policy = model.env.task, model.policy.network
+    library, command = first_part(task.library, task.command)
+    return quick_score(policy, library, command, robot=task.robot, config=config.task, threads=threads)
+
+
 def evaluate_run(model: TrackingPPO, config: LowLevelConfig, threads: int) -> Report:
-    """Evaluate the trained policy on its own library."""
+    """Evaluate the trained policy on the data set's part of its library, each segment with its first draw of codes."""
     task = model.env.task
+    library, command = first_part(task.library, task.command)
     policy = model.policy.network.eval()
-    runs = len(task.library.run_starts)
+    runs = len(library.run_starts)
     per_run = max(1, min(8, 256 // runs))
+    repeats = max(1, 32 // runs)  # few motions: several rollouts of each, from disturbed starts
     return evaluate_tracking(
-        policy, task.library, task.command, robot=task.robot, config=config.task, per_run=per_run, threads=threads
+        policy,
+        library,
+        command,
+        robot=task.robot,
+        config=config.task,
+        per_run=per_run,
+        threads=threads,
+        repeats=repeats,
+        noise=repeats > 1,
     )

@@ -13,9 +13,13 @@ from motionlex.data.errors import UserError, unknown_name
 from motionlex.data.robots import available_robots
 from motionlex.envs.randomisation import Preset, Randomisation
 from motionlex.envs.task_config import Goal, Reward, TaskConfig
+from motionlex.motion_vae.registry import override_config
 
 TRAINED_RATE = 1.5e-4
 """Initial learning rate of actors that were trained before (--init, --teacher); the KL control takes over from it."""
+
+CODE_DRAWS = 4
+"""Draws of the codes of every segment that training sees unless told otherwise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +36,14 @@ class LowLevelFlags:
     """Clips, each with an optional part in seconds, e.g. walk1_subject5:10-20; none takes the training split."""
     vae: Path | None = None
     """Run of train_motion_vae; needed for --goal decoded and latent."""
+    code_draws: int | None = None
+    """Draws of the codes of every segment to train on; None takes 4 (1 for --goal reference, which has no codes)."""
+    generated: Path | None = None
+    """Bundle (builtin is the shipped one) or run of train-highlevel whose own motions are trained on as well."""
+    generated_minutes: float = 28.0
+    """Duration of those motions [min]; 28 let each of the 20 built-in actions follow each other one once."""
+    generated_share: float = 0.5
+    """Share of the episodes that start in those motions."""
     goal: Goal = "reference"
     """What the policy is told: data-set frames, decoded frames, or codes."""
     control: Literal["pd", "torque"] | None = None
@@ -48,8 +60,10 @@ class LowLevelFlags:
     """Total control steps over all robots to reach; None takes those of the preset or of the run."""
     worlds: int | None = None
     """Robots simulated at once; None takes those of the preset."""
+    processes: int | None = None
+    """Processes that share the robots; None takes one per core, or one when --threads or OMP_NUM_THREADS is given."""
     threads: int | None = None
-    """Threads of physics and torch; None takes OMP_NUM_THREADS, else the cores."""
+    """Threads of physics and torch per process; None takes OMP_NUM_THREADS, else the cores over the processes."""
     prepare: bool | None = None
     """Smooth the motions (20 ms) and set them on the floor; None does so for lafan1 only."""
     randomise: Preset = "none"
@@ -72,6 +86,12 @@ class LowLevelFlags:
     """New run folder; None makes runs/lowlevel_<data>_<goal>_<preset>_<seed>."""
     checkpoint_s: float = 180.0
     """Seconds between two checkpoints."""
+    evaluate_every: int | None = None
+    """Control steps between two scores of the policy without noise; None: 150,000 with --target-success, else none."""
+    target_success: float | None = None
+    """Stop once this success rate is reached in three scores in a row; None trains for all --steps."""
+    set: tuple[str, ...] = ()
+    """Settings of the preset to change, e.g. --set horizon=16 residual_scale=0.2 joint=0.3."""
     evaluate: bool = True
     """Measure tracking at the end."""
     json: bool = False
@@ -92,6 +112,14 @@ class LowLevelConfig:
     """Clips and parts; none means the training split."""
     vae: str | None = None
     """Autoencoder run that the codes come from."""
+    code_draws: int = 1
+    """Draws of the codes of every segment that training sees."""
+    generated: str | None = None
+    """High-level policy whose motions training sees as well."""
+    generated_minutes: float = 0.0
+    """Duration of those motions [min]."""
+    generated_share: float = 0.0
+    """Share of the episodes that start in them."""
     preset: str = "small"
     """Recipe it started from."""
     prepare: bool = False
@@ -132,7 +160,7 @@ def resolve_config(flags: LowLevelFlags) -> LowLevelConfig:
         raise unknown_name("robot", flags.env, available_robots(), "data/robots/")
     if flags.goal != "reference" and flags.vae is None:
         raise UserError(f"--goal {flags.goal} needs the codes of an autoencoder: give --vae RUN")
-    base = preset_config(flags.preset, flags.goal)
+    base = override_config(preset_config(flags.preset, flags.goal), flags.set)
     variation = Randomisation.preset(flags.randomise)
     task = replace(
         base.task,
@@ -148,6 +176,10 @@ def resolve_config(flags: LowLevelFlags) -> LowLevelConfig:
         data_root=None if flags.data_root is None else str(flags.data_root),
         clips=flags.clips,
         vae=None if flags.vae is None else str(flags.vae),
+        code_draws=flags.code_draws or (1 if flags.goal == "reference" else CODE_DRAWS),
+        generated=None if flags.generated is None else str(flags.generated),
+        generated_minutes=0.0 if flags.generated is None else flags.generated_minutes,
+        generated_share=0.0 if flags.generated is None else flags.generated_share,
         prepare=flags.data == "lafan1" if flags.prepare is None else flags.prepare,
         task=task,
         ppo=replace(

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from motionlex.data.errors import UserError
 from motionlex.data.storage import write_bytes, write_json
 from motionlex.envs.task_config import TaskConfig
+from motionlex.motion_vae import distributed
 from motionlex.motion_vae.registry import PlainValue, from_plain
 
 POLICY_FILE, WEIGHTS_FILE = "policy.json", "weights.safetensors"
@@ -71,10 +72,11 @@ class Normaliser(nn.Module):
 
     @torch.no_grad()
     def update(self, x: Float[Tensor, "batch feature"]) -> None:
-        """Fold a batch in by Chan's parallel formula."""
-        x = x.double()
-        rows = float(len(x))
-        mean, variance = x.mean(0), x.var(0, unbiased=False)
+        """Fold a batch in by Chan's parallel formula; under torchrun the batches of all ranks, equally long."""
+        x, ranks = x.double(), distributed.world_size()
+        rows = float(len(x) * ranks)
+        mean = distributed.synchronised_sum(x.mean(0)) / ranks
+        variance = distributed.synchronised_sum((x - mean).square().mean(0)) / ranks
         total = self.count + rows
         delta = mean - self.mean
         within = self.variance * self.count + variance * rows + delta**2 * self.count * rows / total
@@ -161,10 +163,10 @@ class LowLevelPolicy(nn.Module):
         return codes, self.normaliser(numbers)
 
     def mean(self, observation: Float[Tensor, "batch feature"]) -> Float[Tensor, "batch action"]:
-        """Return the mean action, not yet clipped."""
+        """Return the mean action, not yet clipped; float32 also under autocast."""
         codes, numbers = self._split(observation)
         seen = numbers[:, : self.shape.observation - self.shape.tokens]
-        return self.actor(seen if self.codes is None else torch.cat((self.codes(codes), seen), dim=1))
+        return self.actor(seen if self.codes is None else torch.cat((self.codes(codes), seen), dim=1)).float()
 
     def value(self, observation: Float[Tensor, "batch feature"]) -> Float[Tensor, " batch"]:
         """Return the critic's value."""
@@ -172,7 +174,7 @@ class LowLevelPolicy(nn.Module):
         seen = numbers[:, self._critic_start :]
         if self.critic_codes is not None:
             seen = torch.cat((self.critic_codes(codes), seen), dim=1)
-        return self.critic(seen)[:, 0]
+        return self.critic(seen)[:, 0].float()
 
     def update_normaliser(self, observation: Float[Tensor, "batch feature"]) -> None:
         """Fold collected observations into the running statistics."""

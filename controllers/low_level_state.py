@@ -6,6 +6,8 @@ import io
 import logging
 import time
 from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ from torch.utils.tensorboard import SummaryWriter
 from motionlex.controllers.ppo import TrackingPPO
 from motionlex.data.errors import UserError
 from motionlex.data.storage import write_bytes, write_json
+from motionlex.motion_vae import distributed
 from motionlex.motion_vae.checkpoint import META_FILE, STATE_FILE, load_state
 from motionlex.motion_vae.registry import PlainValue
 
@@ -23,73 +26,108 @@ logger = logging.getLogger(__name__)
 
 
 def training_state(model: TrackingPPO) -> dict[str, object]:
-    """Collect parameters, optimiser, rates, generators, simulator states and episode bookkeeping."""
+    """Collect parameters, optimiser, rates, and every rank's generators, simulator states and episode bookkeeping.
+
+    Every rank must call it.
+    """
     env = model.env
-    return {
-        "policy": model.policy.network.state_dict(),
-        "optimizer": model.policy.optimizer.state_dict(),
-        "actor_rate": model.actor_rate,
-        "steps": model.num_timesteps,
-        "updates": model._n_updates,
+    own = {
         "torch_generator": model.generator.get_state(),
         "numpy_generator": env.generator.bit_generator.state,
         "env": {name: torch.from_numpy(np.array(value)) for name, value in env.snapshot().items()},
         "episode_starts": torch.from_numpy(np.array(model._last_episode_starts)),
     }
-
-
-def save_training_state(folder: Path, model: TrackingPPO) -> None:
-    """Write the training state atomically."""
-    buffer = io.BytesIO()
-    torch.save(training_state(model), buffer)
-    write_bytes(folder / STATE_FILE, buffer.getvalue())
+    return {
+        "policy": model.policy.network.state_dict(),
+        "optimizer": model.policy.optimizer.state_dict(),
+        "actor_rate": model.actor_rate,
+        "steps": model.steps,
+        "updates": model._n_updates,
+        "ranks": distributed.gather(own),
+    }
 
 
 def load_training_state(folder: Path, model: TrackingPPO) -> None:
     """Put a model where a checkpoint left it; the next rollout then gives the same numbers as without the break.
 
     Raises:
-        UserError: If the state is missing, damaged or of other sizes.
+        UserError: If the state is missing, damaged or of other sizes, or was written by another number of processes.
     """
     state = load_state(folder)
     try:
+        if len(state["ranks"]) != model.ranks:
+            raise UserError(
+                f"{folder} was trained by {len(state['ranks'])} process(es), not {model.ranks}: "
+                f"give --processes {len(state['ranks'])}"
+            )
+        own = state["ranks"][distributed.rank()]
         model.policy.network.load_state_dict(state["policy"])
         model.policy.optimizer.load_state_dict(state["optimizer"])
         model.actor_rate = float(state["actor_rate"])
-        model.num_timesteps = int(state["steps"])
+        model.num_timesteps = int(state["steps"]) // model.ranks
         model._n_updates = int(state["updates"])
-        model.generator.set_state(state["torch_generator"])
-        model.env.generator.bit_generator.state = state["numpy_generator"]
-        model.env.restore({name: value.numpy() for name, value in state["env"].items()})
-        model._last_episode_starts = state["episode_starts"].numpy()
+        model.generator.set_state(own["torch_generator"])
+        model.env.generator.bit_generator.state = own["numpy_generator"]
+        model.env.restore({name: value.numpy() for name, value in own["env"].items()})
+        model._last_episode_starts = own["episode_starts"].numpy()
     except (KeyError, RuntimeError, ValueError) as error:
         raise UserError(f"{folder / STATE_FILE} does not fit this run: {error}") from error
     model._last_obs = model.env.observe()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """When a run is saved, scored and stopped."""
+
+    total: int
+    """Control steps to reach."""
+    checkpoint_s: float = 180.0
+    """Time between checkpoints [s]."""
+    evaluate_every: int = 0
+    """Control steps between two scores of the deterministic policy; 0 for none."""
+    target_success: float | None = None
+    """Success rate at which training stops, once reached three times in a row."""
+
+
+REPEATS = 3
+"""Scores in a row that must reach the target."""
+
+
 class RunCallback(BaseCallback):
     """Progress, TensorBoard (units in the keys) and checkpoints at rollout boundaries."""
 
-    def __init__(self, folder: Path, meta: dict[str, PlainValue], *, total: int, checkpoint_s: float) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        meta: dict[str, PlainValue],
+        progress: Progress,
+        score: Callable[[TrackingPPO], Mapping[str, float]],
+    ) -> None:
         """Prepare.
 
         Args:
             folder: The run folder.
             meta: Provenance, written again with every checkpoint.
-            total: Control steps to reach.
-            checkpoint_s: Time between checkpoints [s].
+            progress: When to save, score and stop.
+            score: Rolls the deterministic policy out; gives ``success_rate`` and further figures.
         """
         super().__init__()
-        self.folder, self.meta, self.total, self.checkpoint_s = folder, meta, total, checkpoint_s
+        self.folder, self.meta, self.progress, self._score = folder, meta, progress, score
         self.metrics: dict[str, float] = {}
+        self.scores: list[dict[str, float]] = list(meta.get("scores", ()))
+        """Every score with its ``steps`` and ``seconds``."""
         self._lengths: deque[float] = deque(maxlen=1000)
         self._returns: deque[float] = deque(maxlen=1000)
         self._lost: deque[bool] = deque(maxlen=1000)
+        self._stopped = False
 
     def _on_training_start(self) -> None:
-        self._writer = SummaryWriter(str(self.folder / "tensorboard"))
+        self._first_rank = distributed.rank() == 0
+        self._writer = SummaryWriter(str(self.folder / "tensorboard")) if self._first_rank else None
         self._begin = self._shown = self._saved = time.perf_counter()
-        self._first = self.model.num_timesteps
+        self._first = self.model.steps
+        every = self.progress.evaluate_every
+        self._next_score = (self._first // every + 1) * every if every else None
 
     def _on_step(self) -> bool:
         for index in np.flatnonzero(self.locals["dones"]):
@@ -97,32 +135,64 @@ class RunCallback(BaseCallback):
             self._lengths.append(info["episode"]["l"] / self.model.env.task.config.hz)
             self._returns.append(info["episode"]["r"])
             self._lost.append(not info["TimeLimit.truncated"])
-        return True
+        return not self._stopped
 
     def _on_rollout_start(self) -> None:
-        now = time.perf_counter()
-        if self.model.num_timesteps > self._first:
+        now, steps = time.perf_counter(), self.model.steps
+        if steps > self._first:
             self._log(now)
-        if now - self._saved > self.checkpoint_s:
+        # The first rank's clock decides, since saving needs all ranks.
+        if distributed.from_first(now - self._saved, self.model.device) > self.progress.checkpoint_s:
             self.save()
             self._saved = now
+        if self._next_score is not None and steps >= self._next_score:
+            self._next_score += self.progress.evaluate_every
+            self._evaluate(steps)
 
     def _on_training_end(self) -> None:
         self._log(time.perf_counter(), show=True)
         self.save()
-        self._writer.close()
+        if self._writer is not None:
+            self._writer.close()
+
+    def _evaluate(self, steps: int) -> None:
+        """Score the policy on the first rank and stop all ranks once the target was reached often enough."""
+        if self._first_rank:
+            found = {f"evaluation/{name}": float(value) for name, value in self._score(self.model).items()}
+            self.scores.append({"steps": float(steps), "seconds": time.perf_counter() - self._begin, **found})
+            said = ", ".join(f"{name[11:]} {value:.4g}" for name, value in found.items())
+            logger.info("scored at %.3fM steps: %s", steps / 1e6, said)
+            for name, value in found.items():
+                self._writer.add_scalar(name, value, steps)
+        target = self.progress.target_success
+        recent = [score["evaluation/success_rate"] for score in self.scores[-REPEATS:]]
+        reached = target is not None and len(recent) == REPEATS and min(recent) >= target
+        self._stopped = bool(distributed.from_first(float(reached), self.model.device))
+        if self._stopped and self._first_rank:
+            logger.info("success of %.3g or more, %d times in a row: training ends", target, REPEATS)
 
     def save(self) -> None:
-        """Write weights, training state and meta.json."""
+        """Write weights, training state and meta.json; every rank must call it."""
         model = self.model
-        save_training_state(self.folder, model)
+        state = training_state(model)
+        if not self._first_rank:
+            return
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        write_bytes(self.folder / STATE_FILE, buffer.getvalue())
         model.policy.network.save(self.folder)
         spent = time.perf_counter() - self._begin
-        progress = {"steps": model.num_timesteps, "seconds_this_session": spent, "diverged_worlds": model.env.diverged}
+        progress = {
+            "steps": model.steps,
+            "processes": model.ranks,
+            "seconds_this_session": spent,
+            "diverged_worlds": model.env.diverged,
+            "scores": list(self.scores),
+        }
         write_json(self.folder / META_FILE, {**self.meta, **progress, "metrics": dict(self.metrics)})
 
     def _log(self, now: float, *, show: bool = False) -> None:
-        steps = self.model.num_timesteps
+        steps = self.model.steps
         rate = (steps - self._first) / max(now - self._begin, 1e-9)
         failure = self.model.env.sampler.failure
         self.metrics = {
@@ -134,16 +204,18 @@ class RunCallback(BaseCallback):
             "steps_per_s": rate,
             **self.model.statistics,
         }
+        if self._writer is None:
+            return
         for name, value in self.metrics.items():
             self._writer.add_scalar(f"train/{name}", value, steps)
         if show or now - self._shown > 10.0:
             self._shown = now
-            left = (self.total - steps) / max(rate, 1e-9)
+            left = (self.progress.total - steps) / max(rate, 1e-9)
             logger.info(
                 "step %.3fM of %.3fM, %.0f steps/s, %.0f s left: episode %.2f s, lost %.0f %%, return %.3f, "
                 "kl %.4f, rate %.1e, std %.2f, failure %.2f",
                 steps / 1e6,
-                self.total / 1e6,
+                self.progress.total / 1e6,
                 rate,
                 max(left, 0.0),
                 self.metrics["mean_episode_s"],

@@ -1,8 +1,13 @@
-"""Stable-baselines3's PPO with a learning rate steered by the KL divergence, own generators and less overhead."""
+"""Stable-baselines3's PPO with a learning rate steered by the KL divergence, own generators and less overhead.
+
+Under torchrun every rank has worlds of its own; gradients, the normaliser's statistics, the KL divergence and the
+failure rates of the start bins are averaged over ranks, so that all ranks hold the same policy to the bit.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -15,7 +20,9 @@ from torch import Tensor
 from torch.distributions import Normal
 
 from motionlex.controllers.low_level_policy import LowLevelPolicy
+from motionlex.data.errors import check_number
 from motionlex.envs.batched import BatchedTracking
+from motionlex.motion_vae import distributed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +57,18 @@ class PPOConfig:
     """Range of the actor's learning rate."""
     minimum_std: float = 0.05
     """Smallest standard deviation of an action."""
+    initial_std: float = 0.5
+    """Standard deviation of the actions at the start."""
+    precision: Literal["float32", "bf16"] = "float32"
+    """Arithmetic of the networks' matrix products in the update; parameters, losses and acting stay in float32."""
+
+    def __post_init__(self) -> None:
+        for name in ("worlds", "horizon", "epochs", "minibatch", "max_gradient", "actor_rate", "critic_rate"):
+            check_number(name, getattr(self, name), above=0)
+        for name in ("target_kl", "minimum_std", "initial_std"):
+            check_number(name, getattr(self, name), above=0)
+        for name in ("gamma", "gae_lambda"):
+            check_number(name, getattr(self, name), at_least=0, at_most=1)
 
 
 def adapted_rate(rate: float, kl: float, target: float, bounds: tuple[float, float]) -> float:
@@ -141,7 +160,7 @@ class TrackingPPO(PPO):
         """Wire environment, network and buffer.
 
         Args:
-            env: Batched environment.
+            env: Batched environment: this rank's share of the worlds.
             network: Policy to train, in place.
             config: Hyper-parameters.
             generator: Source of exploration noise and of mini-batch order.
@@ -152,12 +171,13 @@ class TrackingPPO(PPO):
         self.recipe, self.generator = config, generator
         self.actor_rate = config.actor_rate
         self.statistics: dict[str, float] = {}
+        self.ranks = distributed.world_size()
         super().__init__(
             TrackingActorCritic,
             env,
             learning_rate=config.actor_rate,
             n_steps=config.horizon,
-            batch_size=min(config.minibatch, config.worlds * config.horizon),
+            batch_size=min(config.minibatch // self.ranks, env.num_envs * config.horizon),
             n_epochs=config.epochs,
             gamma=config.gamma,
             gae_lambda=config.gae_lambda,
@@ -169,6 +189,11 @@ class TrackingPPO(PPO):
             device=device,
         )
 
+    @property
+    def steps(self) -> int:
+        """Control steps so far, over the robots of all ranks."""
+        return self.num_timesteps * self.ranks
+
     def train(self) -> None:
         """Update the policy on the collected steps, then fold them into the normaliser."""
         buffer, recipe = self.rollout_buffer, self.recipe
@@ -178,16 +203,18 @@ class TrackingPPO(PPO):
         totals = np.zeros(4)
         for epoch in range(recipe.epochs):
             order = torch.randperm(len(observations), generator=self.generator)
-            rates = np.zeros(4)
+            rates = torch.zeros(4, dtype=torch.float64)
             parts = order.split(self.batch_size)
             for rows in parts:
                 rates += self._update(observations[rows], *(column[rows] for column in columns))
-            totals = rates / len(parts)
+            totals = (distributed.synchronised_sum(rates) / (self.ranks * len(parts))).numpy()
             if totals[0] > 4.0 * recipe.target_kl and epoch < recipe.epochs - 1:
                 break
         self._n_updates += recipe.epochs
         if self._n_updates > self.critic_first * recipe.epochs:
             self.actor_rate = adapted_rate(self.actor_rate, totals[0], recipe.target_kl, recipe.rate_bounds)
+        sampler = self.env.sampler
+        sampler.failure = distributed.synchronised_sum(torch.from_numpy(sampler.failure)).numpy() / self.ranks
         self.policy.network.update_normaliser(observations)
         residual = buffer.returns - buffer.values
         self.statistics = {
@@ -205,11 +232,12 @@ class TrackingPPO(PPO):
 
     def _update(
         self, observations: Tensor, actions: Tensor, old_log_prob: Tensor, advantages: Tensor, returns: Tensor
-    ) -> Float[np.ndarray, " 4"]:
+    ) -> Float[Tensor, " 4"]:
         """Take one gradient step; return KL [nat], policy loss, value loss, share of clipped ratios."""
         recipe, optimizer = self.recipe, self.policy.optimizer
         resting = self._n_updates < self.critic_first * recipe.epochs
-        values, log_prob, entropy = self.policy.evaluate_actions(observations, actions)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
+            values, log_prob, entropy = self.policy.evaluate_actions(observations, actions)
         advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
         log_ratio = log_prob - old_log_prob
         ratio = log_ratio.exp()
@@ -218,6 +246,7 @@ class TrackingPPO(PPO):
         value_loss = (returns - values[:, 0]).square().mean()
         optimizer.zero_grad(set_to_none=True)
         (policy_loss - recipe.entropy * entropy.mean() + value_loss).backward()
+        distributed.average_gradients(parameter for group in self.policy.groups for parameter in group)
         for group, rate, parameters in zip(
             optimizer.param_groups,
             (0.0 if resting else self.actor_rate, recipe.critic_rate),
@@ -231,4 +260,4 @@ class TrackingPPO(PPO):
             self.policy.network.log_std.clamp_(min=float(np.log(recipe.minimum_std)))
             kl = (ratio - 1.0 - log_ratio).mean()
             share = ((ratio - 1.0).abs() > recipe.clip).float().mean()
-            return torch.stack((kl, policy_loss, value_loss, share)).cpu().double().numpy()
+            return torch.stack((kl, policy_loss, value_loss, share)).cpu().double()

@@ -17,6 +17,9 @@ from motionlex.motion_vae.domain import Domain
 PlainValue = str | int | float | bool | None | Sequence[object] | Mapping[str, object]
 
 
+Config = typing.TypeVar("Config")
+
+
 def available_methods() -> tuple[str, ...]:
     """Names of all methods, sorted."""
     return tuple(sorted(method.name for method in _methods()))
@@ -98,13 +101,7 @@ def override(preset: Preset, assignments: Sequence[str]) -> Preset:
     Raises:
         UserError: If an assignment is malformed, names no field, or its value is refused.
     """
-    plain = to_plain(preset)
-    for assignment in assignments:
-        name, separator, text = assignment.partition("=")
-        leaves = dict(_leaves(plain))
-        if not separator or name not in leaves:
-            raise unknown_name("setting", name, leaves, "as --set name=value")
-        leaves[name][name] = _parse(text, leaves[name][name], name)
+    plain = _assigned(preset, assignments)
     try:
         method = from_plain(type(preset.method), plain["method"])  # type: ignore[arg-type]
         optimisation = from_plain(type(preset.optimisation), plain["optimisation"])
@@ -112,6 +109,32 @@ def override(preset: Preset, assignments: Sequence[str]) -> Preset:
         return Preset(method=method, optimisation=optimisation, likelihood=likelihood)
     except ValueError as error:
         raise UserError(str(error)) from error
+
+
+def override_config(config: Config, assignments: Sequence[str]) -> Config:
+    """Change fields of any configuration by ``name=value``, wherever in it the field lives; see :func:`override`."""
+    if not assignments:
+        return config
+    try:
+        return typing.cast(Config, from_plain(type(config), _assigned(config, assignments)))
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def _assigned(config: object, assignments: Sequence[str]) -> dict[str, PlainValue]:
+    plain = to_plain(config)
+    for assignment in assignments:
+        name, separator, text = assignment.partition("=")
+        leaves = dict(_leaves(plain))
+        found = [path for path in leaves if f".{path}".endswith(f".{name}")] if separator else []
+        if not found:
+            raise unknown_name("setting", name, [path.rpartition(".")[2] for path in leaves], "as --set name=value")
+        if len(found) > 1 and name not in found:
+            raise UserError(f"--set {name}: several settings are called so; say which: {', '.join(found)}")
+        path = name if name in found else found[0]
+        leaf = path.rpartition(".")[2]
+        leaves[path][leaf] = _parse(text, leaves[path][leaf], name)
+    return plain
 
 
 def get_domain(kind: str) -> type[Domain]:
@@ -150,12 +173,13 @@ def _methods() -> tuple[Method, ...]:
     return typing.cast("tuple[Method, ...]", sibling_members("motionlex.motion_vae.methods", "METHODS"))
 
 
-def _leaves(values: dict[str, PlainValue]) -> typing.Iterator[tuple[str, dict[str, PlainValue]]]:
+def _leaves(values: dict[str, PlainValue], prefix: str = "") -> typing.Iterator[tuple[str, dict[str, PlainValue]]]:
+    """Yield the dotted path of every value, with the dictionary that holds it."""
     for name, value in values.items():
         if isinstance(value, dict):
-            yield from _leaves(value)
+            yield from _leaves(value, f"{prefix}{name}.")
         else:
-            yield name, values
+            yield f"{prefix}{name}", values
 
 
 def _parse(text: str, current: PlainValue, name: str) -> PlainValue:

@@ -53,9 +53,7 @@ def run_cli(
     Returns:
         Exit code: 0, or 2 for a user's mistake (bad flag, bad input, full or read-only disk).
     """
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    for chatty in ("httpx", "OpenGL", "matplotlib"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    start_logging()
     _limit_threads()
     try:
         config = parse_flags(config_class, argv, prog)
@@ -80,6 +78,13 @@ def run_cli(
     except BrokenPipeError:  # whoever reads has seen enough, e.g. `| head`; Python would complain again at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
+
+
+def start_logging() -> None:
+    """Send progress lines to stderr, without the chatter of libraries."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    for chatty in ("httpx", "OpenGL", "matplotlib"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
 
 
 def parse_flags(config_class: type[Config], argv: Sequence[str] | None, prog: str) -> Config:
