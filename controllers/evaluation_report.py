@@ -20,6 +20,7 @@ from motionlex.controllers.evaluation import (
     evaluate_simulated,
 )
 from motionlex.controllers.evaluation_tracking import evaluate_tracking
+from motionlex.controllers.export import exported_policy
 from motionlex.controllers.low_level import build_task, load_low_level_config, select_clips
 from motionlex.controllers.low_level_policy import LowLevelPolicy
 from motionlex.controllers.motion_classifier import fit_classifier
@@ -29,6 +30,7 @@ from motionlex.data.datasets import find_root, get_dataset, load_dataset
 from motionlex.data.errors import UserError, check_number, check_seed
 from motionlex.data.robots import get_robot
 from motionlex.envs.reference import MotionLibrary, settle, smooth
+from motionlex.envs.transfer import transfer_model
 from motionlex.motion_vae.checkpoint import CONFIG_FILE
 
 logger = logging.getLogger(__name__)
@@ -56,6 +58,10 @@ class EvaluateStackFlags:
     """Rollouts of 30 s with a new command every 5 s; 0 leaves them out."""
     clips: tuple[str, ...] = ()
     """Clips for --stage tracking, e.g. walk1_subject5:10-20; none takes the run's own, else those of --split."""
+    model: Path | None = None
+    """MJCF file of the same robot for --stage tracking: its bodies and contacts, our motors; None takes our model."""
+    policy: Path | None = None
+    """File of motionlex export that acts in place of the target's own weights under --stage tracking."""
     starts: int = 3
     """Starts of --stage tracking per stretch of motion, evenly spaced."""
     repeats: int = 1
@@ -98,6 +104,8 @@ def evaluate_stack(target: str | None, flags: EvaluateStackFlags) -> Mapping[str
         if flags.stage not in ("tracking", "all"):
             raise UserError(f"--out is for --stage tracking, not {flags.stage}")
         check_out(flags.out)
+    if not (flags.model is None and flags.policy is None) and flags.stage not in ("tracking", "all"):
+        raise UserError(f"--model and --policy are for --stage tracking, not {flags.stage}")
     check_seed(flags.seed)
     torch.set_num_threads(flags.threads)
     folder = None if target is None else Path(target)
@@ -153,7 +161,7 @@ def _tracking(folder: Path, flags: EvaluateStackFlags) -> dict[str, Value]:
     library = MotionLibrary(clips, robot, config.task.hz)
     task, _ = build_task(config, library, "cpu")
     report = evaluate_tracking(
-        LowLevelPolicy.load(folder),
+        LowLevelPolicy.load(folder) if flags.policy is None else exported_policy(flags.policy, config.task),
         library,
         task.command,
         robot=robot,
@@ -164,8 +172,10 @@ def _tracking(folder: Path, flags: EvaluateStackFlags) -> dict[str, Value]:
         repeats=flags.repeats,
         noise=flags.noise,
         seed=flags.seed,
+        model=None if flags.model is None else transfer_model(flags.model, robot, config.task),
     )
-    result = {"goal": config.task.goal, "split": "named clips" if named else flags.split, **report}
+    given = {name: str(path) for name, path in (("model", flags.model), ("policy", flags.policy)) if path is not None}
+    result = {"goal": config.task.goal, "split": "named clips" if named else flags.split, **given, **report}
     if flags.out is not None:
         files = write_report(
             flags.out,

@@ -28,6 +28,7 @@ from motionlex.envs.randomisation import Randomisation
 from motionlex.envs.reference import CommandSource, MotionLibrary
 from motionlex.envs.task import TrackingTask
 from motionlex.envs.task_config import TaskConfig
+from motionlex.envs.transfer import Model
 
 __all__ = ["Policy", "Report", "evaluate_tracking", "key_point_errors", "quick_score", "stratified_starts"]
 
@@ -63,6 +64,7 @@ def evaluate_tracking(
     repeats: int = 1,
     noise: bool = False,
     seed: int = 0,
+    model: Model | None = None,
 ) -> Report:
     """Roll the policy out and compare with the library.
 
@@ -84,6 +86,7 @@ def evaluate_tracking(
         repeats: Rollouts per start, spread over the half second from it on; without noise no frame starts twice.
         noise: Perturb the starts as in training (``config.noise``).
         seed: Seed of that noise and of the bootstrap.
+        model: Physics in place of the robot's own model, see :func:`motionlex.envs.transfer.transfer_model`.
 
     Returns:
         ``success_rate``, ``success_rate_keypoint``, ``mean_survival_s``, ``keypoint_error_local_mm``,
@@ -99,7 +102,8 @@ def evaluate_tracking(
     frames = stratified_starts(library, per_run, horizon) if starts is None else np.asarray(starts, dtype=np.int64)
     frames = repeated_starts(library, frames, repeats, round(WITHIN_S * config.hz))
     frames = frames if noise else np.unique(frames)
-    outcome = _in_batches(policy, task, frames, horizon, threads, np.random.default_rng(seed) if noise else None)
+    generator = np.random.default_rng(seed) if noise else None
+    outcome = _in_batches(policy, task, frames, horizon, threads, generator, model=model)
     owner = library.clip_of(frames)
     names = [library.clip_names[index] for index in owner]
     clips = _groups(outcome, np.array(names), "clip", config.hz, seed)
@@ -181,13 +185,14 @@ def _in_batches(
     generator: np.random.Generator | None,
     *,
     complete: bool = True,
+    model: Model | None = None,
 ) -> Outcome:
     """Roll out as many robots at once as memory and caches like."""
     if not len(frames):
         raise UserError("there is nothing to roll out: no starts")
     outcomes = []
     for part in np.array_split(frames, -(-len(frames) // _BATCH)):
-        env = BatchedTracking(task, worlds=len(part), threads=threads, generator=np.random.default_rng(0))
+        env = BatchedTracking(task, worlds=len(part), threads=threads, generator=np.random.default_rng(0), model=model)
         place(env, part, generator)
         outcomes.append(roll_out(policy, env, horizon, complete=complete))
         env.close()

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 
 from motionlex.controllers.bundle import META, builtin_bundle, verify
+from motionlex.controllers.evaluation_tracking import Policy
 from motionlex.controllers.export_card import (
     JOINT_POSITION,
     command_part,
@@ -25,6 +26,7 @@ from motionlex.controllers.low_level_policy import POLICY_FILE, LowLevelPolicy
 from motionlex.data.errors import UserError
 from motionlex.data.robots import Robot, get_robot
 from motionlex.data.storage import file_sha256, write_bytes
+from motionlex.envs.task_config import TaskConfig
 from motionlex.motion_vae.checkpoint import META_FILE, WEIGHTS_FILE, provenance, read_json
 from motionlex.motion_vae.registry import PlainValue
 
@@ -119,6 +121,25 @@ def find_policy(target: str | None) -> FoundPolicy:
     vae = None if config.vae is None else Path(config.vae) / WEIGHTS_FILE
     known = vae if vae is not None and vae.is_file() else None
     return FoundPolicy(folder=folder, robot=get_robot(config.robot), autoencoder=known)
+
+
+def exported_policy(path: Path, task: TaskConfig) -> Policy:
+    """Open an exported file to act in place of the weights of a run of that task.
+
+    Raises:
+        UserError: If onnxruntime is missing, or the file is none of ours or for another task.
+    """
+    if importlib.util.find_spec("onnxruntime") is None:
+        raise UserError("--policy needs the package onnxruntime: pip install 'motionlex[export]'")
+    from motionlex.controllers.onnx_policy import OnnxPolicy
+
+    policy = OnnxPolicy(path)
+    names = ("goal", "control", "hz", "ahead", "action_limit", "residual_scale", "absolute_scale")
+    for name in names:
+        got, wanted = getattr(policy.task, name), getattr(task, name)
+        if got != wanted:
+            raise UserError(f"--policy {path} was exported for {name} {got!r}, the target has {wanted!r}")
+    return policy
 
 
 def policy_bytes(policy: LowLevelPolicy, robot: Robot, source: Mapping[str, PlainValue]) -> bytes:

@@ -23,7 +23,15 @@ _CHUNK = 4
 class BatchedTracking(VecEnv):
     """The task of :class:`motionlex.envs.tracking.H1Track`, many times, with the same numbers."""
 
-    def __init__(self, task: TrackingTask, *, worlds: int, threads: int, generator: np.random.Generator) -> None:
+    def __init__(
+        self,
+        task: TrackingTask,
+        *,
+        worlds: int,
+        threads: int,
+        generator: np.random.Generator,
+        model: mujoco.MjModel | None = None,
+    ) -> None:
         """Start the threads.
 
         Args:
@@ -31,6 +39,7 @@ class BatchedTracking(VecEnv):
             worlds: Number of robots.
             threads: Physics threads; they live as long as this object.
             generator: Source of start frames and noise.
+            model: Physics in place of the robot's own model, see :mod:`motionlex.envs.transfer`.
         """
         limit = np.full(task.actions, task.action_limit, dtype=np.float32)
         self.render_mode = None
@@ -49,7 +58,7 @@ class BatchedTracking(VecEnv):
         )
         self.diverged = 0
         """Simulations that blew up so far."""
-        model = task_model(task.robot, task.config)
+        model = task_model(task.robot, task.config) if model is None else model
         self._models = [model] * worlds
         self._data = [mujoco.MjData(model) for _ in range(max(1, threads))]
         self._pool = rollout.Rollout(nthread=threads if threads > 1 else 0)
