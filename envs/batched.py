@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import logging
 from collections.abc import Sequence
 
 import mujoco
@@ -11,10 +13,14 @@ from jaxtyping import Float, Int
 from mujoco import rollout
 from stable_baselines3.common.vec_env import VecEnv
 
+from motionlex.data.errors import UserError
+from motionlex.envs.checks import bounded_actions, check_batch, check_frames
+from motionlex.envs.disturbances import Disturbances
 from motionlex.envs.reference import StartSampler
 from motionlex.envs.simulator import initial_time_state, substeps, task_model
 from motionlex.envs.task import Episodes, TrackingTask
 
+logger = logging.getLogger(__name__)
 Array = np.ndarray
 _CHUNK = 4
 """Worlds that a thread takes at once; small, so that all threads finish together."""
@@ -38,9 +44,13 @@ class BatchedTracking(VecEnv):
             task: What to do.
             worlds: Number of robots.
             threads: Physics threads; they live as long as this object.
-            generator: Source of start frames and noise.
+            generator: Source of start frames, noise and everything else that is drawn.
             model: Physics in place of the robot's own model, see :mod:`motionlex.envs.transfer`.
+
+        Raises:
+            UserError: If there is no robot or no thread.
         """
+        check_batch(worlds, threads)
         limit = np.full(task.actions, task.action_limit, dtype=np.float32)
         self.render_mode = None
         super().__init__(
@@ -59,8 +69,10 @@ class BatchedTracking(VecEnv):
         self.diverged = 0
         """Simulations that blew up so far."""
         model = task_model(task.robot, task.config) if model is None else model
-        self._models = [model] * worlds
-        self._data = [mujoco.MjData(model) for _ in range(max(1, threads))]
+        differ = task.config.randomisation.physical
+        self._models = [copy.copy(model) for _ in range(worlds)] if differ else [model] * worlds
+        self.disturbances = Disturbances(task, self._models)
+        self._data = [mujoco.MjData(model) for _ in range(threads)]
         self._pool = rollout.Rollout(nthread=threads if threads > 1 else 0)
         self.physics_steps = substeps(task.config.hz, task.config.timestep)
         self._coordinates = model.nq
@@ -70,6 +82,7 @@ class BatchedTracking(VecEnv):
         self._sensors = np.zeros((worlds, self.physics_steps, model.nsensordata))
         self._actions: Float[Array, "env action"] = np.zeros((worlds, task.actions))
         self._no_info: dict[str, object] = {}
+        self._next_report = 1
 
     @property
     def qpos(self) -> Float[Array, "env coordinate"]:
@@ -82,34 +95,56 @@ class BatchedTracking(VecEnv):
         return self.state[:, 1 + self._coordinates :]
 
     @property
+    def held(self) -> Float[Array, "env physics actuator"]:
+        """What the motors were told in every physics step of the last control period."""
+        return self._held
+
+    @property
     def passed(self) -> Float[Array, "env physics state"]:
         """States after every physics step of the last control period: time, positions, velocities."""
         return self._passed
 
     def reset(self) -> Float[Array, "env feature"]:
-        """Start every robot from a sampled, perturbed frame."""
+        """Start every robot from a sampled, perturbed frame; :meth:`seed` before it makes all draws repeatable."""
+        if self._seeds[0] is not None:
+            self.generator = np.random.default_rng(self._seeds[0])
+        self._reset_seeds()
         self._restart(np.arange(self.num_envs))
         return self.observe()
 
     def reset_to(self, frames: Int[Array, " env"]) -> Float[Array, "env feature"]:
-        """Start every robot exactly at the given library frames, without noise."""
+        """Start every robot exactly at the given library frames, without noise; robots may differ all the same.
+
+        Raises:
+            UserError: If there is not one frame per robot, or a frame is none of the library's.
+        """
+        if frames.shape != (self.num_envs,):
+            raise UserError(f"got {len(frames)} start frames for {self.num_envs} robots")
+        check_frames(self.task.library, frames)
         rows = np.arange(self.num_envs)
-        qpos, qvel = self.task.start(self.episodes, rows, frames)
-        self._place(rows, qpos, qvel)
+        self._place(rows, *self.task.start(self.episodes, rows, frames))
         return self.observe()
 
     def observe(self) -> Float[Array, "env feature"]:
-        """Return the present observations."""
-        return self.task.observe(self.qpos, self.qvel, self.episodes).astype(np.float32)
+        """Return the present observations; asking twice gives the same numbers."""
+        observation = self.task.observe(self.qpos, self.qvel, self.episodes)
+        return self.disturbances.measure(observation).astype(np.float32)
 
     def step_async(self, actions: Float[Array, "env action"]) -> None:
-        """Keep the actions for :meth:`step_wait`."""
-        limit = self.task.action_limit
-        self._actions = np.clip(np.asarray(actions, dtype=np.float64), -limit, limit)
+        """Keep the actions for :meth:`step_wait`.
 
-    def simulate(self, ctrl: Float[Array, "env actuator"]) -> None:
-        """Hold ctrl for one control period in every world."""
-        self._held[:] = ctrl[:, None]
+        Raises:
+            UserError: If they have another shape or are not made of numbers.
+        """
+        task = self.task
+        self._actions = bounded_actions(np.asarray(actions), (self.num_envs, task.actions), task.action_limit)
+
+    def simulate(self, ctrl: Float[Array, "env actuator"]) -> Float[Array, "env actuator"]:
+        """Take one control period in every world and return what the motors were told last.
+
+        That is ``ctrl`` unless the task delays it; :attr:`held` has what they were told in every physics step.
+        """
+        applied = self.disturbances.delayed(ctrl, self._held)
         # The checks and allocations of the library's call would cost a tenth of the physics; shapes are ours.
         self._pool.rollout(
             self._models,
@@ -123,22 +158,24 @@ class BatchedTracking(VecEnv):
             chunk_size=_CHUNK,
         )
         self.state[:] = self._passed[:, -1]
+        return applied
 
     def step_wait(self) -> tuple[Array, Array, Array, list[dict[str, object]]]:
         """Advance all robots by one control step; finished episodes restart at once."""
         task, action = self.task, self._actions
-        ctrl = task.control(self.episodes, action)
-        self.simulate(ctrl)
-        result = task.advance(self.episodes, self.qpos, self.qvel, action, ctrl)
+        applied = self.simulate(task.control(self.episodes, action))
+        result = task.advance(
+            self.episodes, self.qpos, self.qvel, action, applied, parameters=self.disturbances.parameters
+        )
         self.steps += 1
         self.returns += result.reward
-        self._push()
+        self.disturbances.strike(self.qvel, self.generator)
         observation = self.observe()
         done = result.terminated | result.truncated
         infos = [self._no_info] * self.num_envs
         rows = np.flatnonzero(done)
         if len(rows):
-            self.diverged += int(result.diverged.sum())
+            self._count_diverged(int(result.diverged.sum()))
             for row in rows:
                 infos[row] = {
                     "terminal_observation": observation[row].copy(),
@@ -147,18 +184,16 @@ class BatchedTracking(VecEnv):
                 }
             self.sampler.update(self.episodes.start[rows], self.episodes.frame[rows], result.terminated[rows])
             self._restart(rows)
-            observation[rows] = task.observe(self.qpos[rows], self.qvel[rows], self.episodes.rows(rows))
+            fresh = task.observe(self.qpos[rows], self.qvel[rows], self.episodes.rows(rows))
+            observation[rows] = self.disturbances.measure(fresh, rows)
         return observation, result.reward, done, infos
 
-    def _push(self) -> None:
-        """Kick some robots horizontally, if the task asks for it."""
-        config = self.task.config.randomisation
-        if config.push_speed <= 0.0:
-            return
-        chance = 1.0 / (config.push_interval_s * self.task.config.hz)
-        hit = np.flatnonzero(self.generator.random(self.num_envs) < chance)
-        kick = self.generator.uniform(-config.push_speed, config.push_speed, (len(hit), 2))
-        self.state[hit, 1 + self._coordinates : 3 + self._coordinates] += kick
+    def _count_diverged(self, count: int) -> None:
+        """Count simulations that blew up; tell at the first one and whenever their number has doubled."""
+        self.diverged += count
+        if self.diverged >= self._next_report:
+            self._next_report = 2 * self.diverged
+            logger.warning("%d simulation(s) blew up so far; their worlds were restarted", self.diverged)
 
     def _restart(self, rows: Int[Array, " row"]) -> None:
         task = self.task
@@ -171,21 +206,24 @@ class BatchedTracking(VecEnv):
         self, rows: Int[Array, " row"], qpos: Float[Array, "row coordinate"], qvel: Float[Array, "row velocity"]
     ) -> None:
         self.state[rows] = initial_time_state(qpos, qvel)
+        self.disturbances.begin(rows, qpos, self.generator)
         self.steps[rows] = 0
         self.returns[rows] = 0.0
 
     def snapshot(self) -> dict[str, Array]:
-        """Return everything that determines the future besides the generator: for exact resume."""
+        """Return copies of everything that determines the future besides the generator: for exact resume."""
+        episodes = self.episodes
         return {
-            "state": self.state,
-            "frame": self.episodes.frame,
-            "start": self.episodes.start,
-            "variant": self.episodes.variant,
-            "last_action": self.episodes.last_action,
-            "steps": self.steps,
-            "returns": self.returns,
-            "failure": self.sampler.failure,
+            "state": self.state.copy(),
+            "frame": episodes.frame.copy(),
+            "start": episodes.start.copy(),
+            "variant": episodes.variant.copy(),
+            "last_action": episodes.last_action.copy(),
+            "steps": self.steps.copy(),
+            "returns": self.returns.copy(),
+            "failure": self.sampler.failure.copy(),
             "diverged": np.array([self.diverged]),
+            **self.disturbances.snapshot(),
         }
 
     def restore(self, arrays: dict[str, Array]) -> None:
@@ -200,6 +238,7 @@ class BatchedTracking(VecEnv):
         self.steps, self.returns = arrays["steps"].copy(), arrays["returns"].copy()
         self.sampler.failure = arrays["failure"].copy()
         self.diverged = int(arrays["diverged"][0])
+        self.disturbances.restore(arrays)
 
     def close(self) -> None:
         """Stop the threads."""
@@ -220,8 +259,8 @@ class BatchedTracking(VecEnv):
     def env_method(
         self, method_name: str, *args: object, indices: int | Sequence[int] | None = None, **kwargs: object
     ) -> list[object]:
-        """Call a method of the batch."""
-        return [getattr(self, method_name)(*args, **kwargs)]
+        """Call a method of the batch once and return its answer once per world."""
+        return [getattr(self, method_name)(*args, **kwargs)] * len(self._rows(indices))
 
     def _rows(self, indices: int | Sequence[int] | None) -> Sequence[int]:
         if indices is None:

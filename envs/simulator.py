@@ -106,11 +106,16 @@ class Simulator:
 
     def step(self, ctrl: Float[np.ndarray, " actuator"]) -> None:
         """Hold ctrl for one control period."""
-        self.data.ctrl[:] = ctrl
-        if not self.recorders:
-            mujoco.mj_step(self.model, self.data, nstep=self.substeps)
+        if self.recorders:
+            self.play(np.tile(ctrl, (self.substeps, 1)))
             return
-        for _ in range(self.substeps):
+        self.data.ctrl[:] = ctrl
+        mujoco.mj_step(self.model, self.data, nstep=self.substeps)
+
+    def play(self, ctrl: Float[np.ndarray, "physics actuator"]) -> None:
+        """Take one physics step with each row of ctrl."""
+        for row in ctrl:
+            self.data.ctrl[:] = row
             mujoco.mj_step(self.model, self.data)
             for record in self.recorders:
                 record(self.data)

@@ -16,6 +16,7 @@ from motionlex.data.errors import UserError
 from motionlex.data.robots import Robot
 from motionlex.envs.alignment import move_under, shift, tracking_errors
 from motionlex.envs.observations import latent_observation, tracking_observation
+from motionlex.envs.randomisation import Parameters
 from motionlex.envs.reference import CommandSource, MotionLibrary, reference_command
 from motionlex.envs.rewards import BodyState, Transition, deepmimic_reward
 from motionlex.envs.rival_rewards import beyond_mimic_reward, loco_mujoco_reward
@@ -193,12 +194,20 @@ class TrackingTask:
         ctrl: Float[Array, "env actuator"],
         qpos: Float[Array, "env coordinate"],
         qvel: Float[Array, "env velocity"],
+        parameters: Parameters | None = None,
     ) -> Float[Array, "env joint"]:
-        """Return the motor torques that ctrl gives at a state, as shares of their limits in [-1, 1]."""
+        """Return the motor torques that ctrl gives at a state, as shares of their limits in [-1, 1].
+
+        Servos and limits are those that were drawn for each robot, where ``parameters`` are given.
+        """
         if self.config.control == "torque":
             return ctrl / self._torque_limit
-        torque = self._stiffness * (ctrl - qpos[:, 7:]) - self._damping * qvel[:, 6:]
-        return clamp(torque / self._torque_limit, -1.0, 1.0)
+        stiffness, damping, limit = self._stiffness, self._damping, self._torque_limit
+        if parameters is not None:
+            stiffness, damping = stiffness * parameters.stiffness, damping * parameters.damping
+            limit = limit * parameters.strength
+        torque = stiffness * (ctrl - qpos[:, 7:]) - damping * qvel[:, 6:]
+        return clamp(torque / limit, -1.0, 1.0)
 
     def advance(
         self,
@@ -207,6 +216,7 @@ class TrackingTask:
         qvel: Float[Array, "env velocity"],
         action: Float[Array, "env action"],
         ctrl: Float[Array, "env actuator"],
+        parameters: Parameters | None = None,
     ) -> StepResult:
         """Score the states that a control step reached and move the bookkeeping one frame on.
 
@@ -215,7 +225,8 @@ class TrackingTask:
             qpos: Positions reached; where the simulation blew up the reference takes their place.
             qvel: Velocities reached, likewise.
             action: The bounded action of the step.
-            ctrl: What the motors were told.
+            ctrl: What the motors were told last.
+            parameters: What was drawn for each robot, if anything was.
         """
         xp, library = namespace(qpos), self.library
         bad = diverged(qpos, qvel)
@@ -228,7 +239,7 @@ class TrackingTask:
             reference=self.reference(episodes.frame, qpos),
             action=action,
             last_action=episodes.last_action,
-            torque=self.torque_share(ctrl, qpos, qvel),
+            torque=self.torque_share(ctrl, qpos, qvel, parameters),
             lower=self._lower,
             upper=self._upper,
             end_effectors=self.end_effectors,

@@ -11,6 +11,8 @@ from jaxtyping import Float
 
 from motionlex.data.datasets import load_dataset
 from motionlex.data.robots import get_robot
+from motionlex.envs.checks import bounded_actions, check_frames
+from motionlex.envs.disturbances import Disturbances
 from motionlex.envs.reference import MotionLibrary, StartSampler
 from motionlex.envs.simulator import Simulator
 from motionlex.envs.task import Episodes, TrackingTask
@@ -42,6 +44,8 @@ class H1Track(gymnasium.Env):
         self.simulator = Simulator(task.robot, task.config)
         self.sampler = StartSampler(task.library)
         self.episodes = Episodes.empty(1, task.actions)
+        self.disturbances = Disturbances(task, [self.simulator.model])
+        self._held = np.zeros((1, self.simulator.substeps, task.actions))
         limit = np.full(task.actions, task.action_limit, dtype=np.float32)
         self.action_space = spaces.Box(-limit, limit, dtype=np.float32)
         self.observation_space = spaces.Box(-np.inf, np.inf, (task.observation_size,), np.float32)
@@ -50,29 +54,46 @@ class H1Track(gymnasium.Env):
     def reset(
         self, *, seed: int | None = None, options: dict[str, object] | None = None
     ) -> tuple[Float[np.ndarray, " feature"], Info]:
-        """Start an episode at a sampled, perturbed frame, or exactly at ``options["frame"]``."""
+        """Start an episode at a sampled, perturbed frame, or exactly at ``options["frame"]``.
+
+        Raises:
+            UserError: If that frame is not one of the library.
+        """
         super().reset(seed=seed)
-        row = np.zeros(1, dtype=np.int64)
+        row, task, generator = np.zeros(1, dtype=np.int64), self.task, self.np_random
         if options and "frame" in options:
             frames = np.array([options["frame"]], dtype=np.int64)
-            qpos, qvel = self.task.start(self.episodes, row, frames)
+            check_frames(task.library, frames)
+            qpos, qvel = task.start(self.episodes, row, frames)
         else:
-            task, generator = self.task, self.np_random
             frames = self.sampler.sample(generator.random((2, 1)))
             state = task.start(self.episodes, row, frames, generator.integers(task.command.variants, size=1))
             qpos, qvel = task.perturb(*state, generator.standard_normal((1, task.start_draws)))
+        self.disturbances.begin(row, qpos, generator)
         self.simulator.reset(qpos[0], qvel[0])
         return self._observe(), {"frame": int(frames[0])}
 
     def step(
         self, action: Float[np.ndarray, " action"]
     ) -> tuple[Float[np.ndarray, " feature"], float, bool, bool, Info]:
-        """Hold the action for one control period."""
-        task = self.task
-        bounded = np.clip(np.asarray(action, dtype=np.float64), -task.action_limit, task.action_limit)[None]
-        ctrl = task.control(self.episodes, bounded)
-        self.simulator.step(ctrl[0])
-        result = task.advance(self.episodes, self.simulator.qpos[None], self.simulator.qvel[None], bounded, ctrl)
+        """Hold the action for one control period (or until the motors follow, where the task delays them).
+
+        Raises:
+            UserError: If the action has another shape or is not made of numbers.
+        """
+        task, simulator = self.task, self.simulator
+        bounded = bounded_actions(np.asarray(action)[None], (1, task.actions), task.action_limit)
+        ctrl = self.disturbances.delayed(task.control(self.episodes, bounded), self._held)
+        if self.disturbances.ranges.delayed:
+            simulator.play(self._held[0])
+        else:
+            simulator.step(ctrl[0])
+        # Views: the reference takes the place of a state that blew up, kicks act on the simulation itself.
+        qpos, qvel = simulator.data.qpos[None], simulator.data.qvel[None]
+        result = task.advance(self.episodes, qpos, qvel, bounded, ctrl, self.disturbances.parameters)
+        self.disturbances.strike(qvel, self.np_random)
+        if result.terminated[0] or result.truncated[0]:
+            self.sampler.update(self.episodes.start, self.episodes.frame, result.terminated)
         info: Info = {"frame": int(self.episodes.frame[0]), "diverged": bool(result.diverged[0])}
         return (
             self._observe(),
@@ -100,4 +121,4 @@ class H1Track(gymnasium.Env):
 
     def _observe(self) -> Float[np.ndarray, " feature"]:
         observation = self.task.observe(self.simulator.qpos[None], self.simulator.qvel[None], self.episodes)
-        return observation[0].astype(np.float32)
+        return self.disturbances.measure(observation)[0].astype(np.float32)
