@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from types import ModuleType
 
@@ -24,6 +25,16 @@ def like(x: Array, value: np.ndarray) -> Array:
     return value if isinstance(x, np.ndarray) else torch.as_tensor(value, dtype=x.dtype, device=x.device)
 
 
+@functools.cache
+def _index(places: tuple[int, ...], device: torch.device) -> torch.Tensor:
+    return torch.tensor(places, device=device)
+
+
+def pick(x: Array, places: tuple[int, ...]) -> Array:
+    """Return ``x[:, places]``; a GPU keeps the places, where a list would be sent anew each time and waited for."""
+    return x[:, list(places)] if isinstance(x, np.ndarray) else x[:, _index(places, x.device)]
+
+
 def stack_last(parts: Sequence[Array | np.generic]) -> Array:
     """Stack components along a new last axis; each stays contiguous in memory, which makes later uses fast."""
     xp = namespace(parts[0])
@@ -40,5 +51,7 @@ def clamp(x: Array, low: Array | float, high: Array | float) -> Array:
     """Return x limited to [low, high]; the bounds broadcast."""
     if isinstance(x, np.ndarray):
         return np.minimum(np.maximum(x, low), high)
+    if not isinstance(low, torch.Tensor) and not isinstance(high, torch.Tensor):
+        return x.clamp(low, high)  # numbers stay on the host; as tensors they would be sent to the device
     low, high = (torch.as_tensor(bound, dtype=x.dtype, device=x.device) for bound in (low, high))
     return torch.minimum(torch.maximum(x, low), high)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import mujoco
 import numpy as np
+import torch
 from jaxtyping import Float
 
 from motionlex.data import quaternion
@@ -80,18 +81,19 @@ class SiteKinematics:
         """
         xp, tree = namespace(qpos), self._tree
         rotation, position = self._bodies(qpos)
-        speed = qvel.T[6:][tree.joint]
+        speed = qvel.T[6:][self._index(qpos, "joint", tree.joint)]
         site_rotation = self._constant(qpos, "site_rotation", tree.site_rotation)
         spin = quaternion.rotate(qpos[:, 3:7], qvel[:, 3:6]).T
         turn, move = [spin[:, None]], [qvel[:, :3].T[:, None]]
-        for bodies, parents in tree.levels:
+        for bodies, parents in self._levels(qpos):
             turns, moves = xp.concat(turn, axis=1), xp.concat(move, axis=1)
             up, arm = turns[:, parents], position[:, bodies] - position[:, parents]
             turn.append(up + rotation[:, 2, bodies] * speed[bodies.start - 1 : bodies.stop - 1])
             move.append(moves[:, parents] + _cross(up, arm))
-        turns, moves = (xp.concat(parts, axis=1)[:, tree.site_body] for parts in (turn, move))
+        carrier = self._index(qpos, "site_body", tree.site_body)
+        turns, moves = (xp.concat(parts, axis=1)[:, carrier] for parts in (turn, move))
         sites, arm = self._sites(rotation, position, qpos)
-        carried = rotation[:, :, tree.site_body]
+        carried = rotation[:, :, carrier]
         site_turn = (carried[:, :, None] * site_rotation[None]).sum(axis=1)
         return SiteStates(
             position=_rows_first(sites),
@@ -104,7 +106,7 @@ class SiteKinematics:
         """Return rotations (3, 3, body, env) and positions (3, body, env)."""
         xp, tree = namespace(qpos), self._tree
         columns = xp.asarray(qpos.T, copy=True, order="C") if isinstance(qpos, np.ndarray) else qpos.T.contiguous()
-        angle = columns[7:][tree.joint]
+        angle = columns[7:][self._index(qpos, "joint", tree.joint)]
         sine, cosine = xp.sin(angle), xp.cos(angle)
         fixed, offset = self._constant(qpos, "fixed", tree.fixed), self._constant(qpos, "offset", tree.offset)
         shape = (len(tree.joint) + 1, columns.shape[1])
@@ -112,7 +114,7 @@ class SiteKinematics:
         position = xp.empty((3, *shape), dtype=qpos.dtype, device=_device(qpos))
         rotation[:, :, 0] = xp.permute_dims(quaternion.to_matrix(columns[3:7].T), (1, 2, 0))
         position[:, 0] = columns[:3]
-        for bodies, parents in tree.levels:
+        for bodies, parents in self._levels(qpos):
             up = rotation[:, :, parents]
             here = slice(bodies.start - 1, bodies.stop - 1)
             turn, arm, s, c = fixed[:, :, here], offset[:, here], sine[here], cosine[here]
@@ -127,7 +129,7 @@ class SiteKinematics:
 
     def _sites(self, rotation: Array, position: Array, qpos: Array) -> tuple[Array, Array]:
         """Return site positions (3, site, env) and the arms from their bodies' origins."""
-        carrier = self._tree.site_body
+        carrier = self._index(qpos, "site_body", self._tree.site_body)
         offset = self._constant(qpos, "site_offset", self._tree.site_offset)
         up = rotation[:, :, carrier]
         arm = up[:, 0] * offset[0] + up[:, 1] * offset[1] + up[:, 2] * offset[2]
@@ -141,6 +143,21 @@ class SiteKinematics:
         if key not in self._constants:
             self._constants[key] = like(x, value.astype(x.dtype) if isinstance(x, np.ndarray) else value)
         return self._constants[key]
+
+    def _index(self, x: Array, name: str, value: np.ndarray) -> Array:
+        """Return an index array on the device of ``x``, made once: numpy's would be sent anew, and waited for."""
+        if isinstance(x, np.ndarray):
+            return value
+        key = (name, None, x.device)
+        if key not in self._constants:
+            self._constants[key] = torch.as_tensor(value, device=x.device)
+        return self._constants[key]
+
+    def _levels(self, x: Array) -> tuple[tuple[slice, Array], ...]:
+        """Return the bodies of equal depth with their parents, as index arrays on the device of ``x``."""
+        return tuple(
+            (bodies, self._index(x, f"parents{bodies.start}", parents)) for bodies, parents in self._tree.levels
+        )
 
 
 def _read_tree(robot: Robot) -> _Tree:

@@ -1,0 +1,253 @@
+"""Many tracking robots on MuJoCo Warp behind rsl_rl's VecEnv interface; tensors never leave the device.
+
+The task (control, observation, reward, end of episodes) is the very one of the CPU's environments. A step has the same
+operations whatever happens in it: finished worlds restart through masks, and nothing asks the device for a number, so
+that the host runs ahead of the device.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from rsl_rl.env import VecEnv
+from tensordict import TensorDict
+from torch import Tensor
+
+from motionlex.data.errors import UserError
+from motionlex.envs.reference import StartSampler
+from motionlex.envs.task import Episodes, TrackingTask
+from motionlex.envs.task_config import TaskConfig
+from motionlex.envs.warp_physics import CONSTRAINTS, CONTACTS, WarpPhysics
+
+LEARN_EVERY = 32
+"""Control steps between two updates of the start sampler; only these ask the device for something."""
+
+
+@dataclass(kw_only=True)
+class EpisodeTotals:
+    """Sums over the episodes that ended since the last report."""
+
+    episodes: float
+    """How many ended."""
+    steps: float
+    """Their control steps."""
+    returns: float
+    """Their rewards."""
+    lost: float
+    """How many were terminated."""
+    diverged: float
+    """How many simulations blew up."""
+
+
+class WarpTracking(VecEnv):
+    """The task of :class:`motionlex.envs.batched.BatchedTracking` on a GPU.
+
+    Observations come in the groups ``policy`` and, where the critic sees more, ``critic`` (what the policy sees, then
+    the privileged part).
+
+    Departures from the CPU's batch: float32; the start sampler learns from all finished episodes every 32 control steps
+    instead of at once; rsl_rl bootstraps at the end of time from the value of the last state instead of the next.
+    """
+
+    def __init__(
+        self,
+        task: TrackingTask,
+        *,
+        worlds: int,
+        generator: torch.Generator,
+        contacts: int = CONTACTS,
+        constraints: int = CONSTRAINTS,
+    ) -> None:
+        """Reserve the worlds and start every robot from a sampled frame.
+
+        Args:
+            task: What to do, with torch arrays on the device of the simulation (``MotionLibrary.to``).
+            worlds: Number of robots.
+            generator: Source of start frames, noise and kicks, on the same device.
+            contacts: Contacts per world, on average over the worlds.
+            constraints: Constraint rows of each world.
+
+        Raises:
+            UserError: If the task varies what this backend cannot vary.
+        """
+        if not isinstance(task.library.qpos, Tensor):
+            raise TypeError("the motions of a Warp environment must be torch tensors: MotionLibrary.to(device)")
+        _refuse_unsupported(task.config)
+        self.task, self.generator = task, generator
+        self.physics = WarpPhysics(
+            *(task.robot, task.config),
+            **{"worlds": worlds, "device": task.library.qpos.device},
+            **{"contacts": contacts, "constraints": constraints},
+        )
+        self.device: torch.device = self.physics.device
+        if generator.device.type != self.device.type:
+            raise ValueError(f"the generator is on {generator.device}, the environment on {self.device}")
+        self.num_envs, self.num_actions = worlds, task.actions
+        self.max_episode_length = task.episode_steps
+        self.cfg: TaskConfig = task.config
+        self.sampler = StartSampler(task.library)
+        self._failure = torch.as_tensor(self.sampler.failure)
+        self.episodes, self._fresh = self._bookkeeping(), self._bookkeeping()
+        self.episode_length_buf: Int[Tensor, " env"] = torch.zeros_like(self.episodes.frame)
+        self.returns: Float[Tensor, " env"] = torch.zeros_like(self.physics.qpos[:, 0])
+        self._rows = torch.arange(worlds, device=self.device)
+        self._totals = torch.zeros(5, dtype=torch.float64, device=self.device)
+        self._ended = torch.zeros((3, LEARN_EVERY, worlds), dtype=torch.int64, device=self.device)
+        self._ended_now = 0
+        self.reset()
+
+    @property
+    def qpos(self) -> Float[Tensor, "env coordinate"]:
+        """Positions of all robots."""
+        return self.physics.qpos
+
+    @property
+    def qvel(self) -> Float[Tensor, "env velocity"]:
+        """Velocities of all robots."""
+        return self.physics.qvel
+
+    def reset(self) -> TensorDict:
+        """Start every robot from a sampled, perturbed frame."""
+        self._restart(torch.ones(self.num_envs, dtype=torch.bool, device=self.device))
+        return self.get_observations()
+
+    def reset_to(self, frames: Int[Tensor, " env"]) -> TensorDict:
+        """Start every robot exactly at the given library frames, without noise."""
+        qpos, qvel = self.task.start(self.episodes, self._rows, frames)
+        self.qpos.copy_(torch.as_tensor(qpos))
+        self.qvel.copy_(torch.as_tensor(qvel))
+        self.episode_length_buf.zero_()
+        self.returns.zero_()
+        return self.get_observations()
+
+    def get_observations(self) -> TensorDict:
+        """Return the present observations by group."""
+        seen = torch.as_tensor(self.task.observe(self.qpos, self.qvel, self.episodes))
+        groups = {"policy": seen[:, : self.task.policy_size]}
+        if self.task.observation_size > self.task.policy_size:
+            groups["critic"] = seen
+        return TensorDict(groups, batch_size=[self.num_envs], device=self.device)
+
+    def step(
+        self, actions: Float[Tensor, "env action"]
+    ) -> tuple[TensorDict, Float[Tensor, " env"], Bool[Tensor, " env"], dict[str, Tensor]]:
+        """Advance all robots by one control step; finished episodes restart at once.
+
+        Args:
+            actions: Not necessarily bounded.
+
+        Returns:
+            Observations after the restarts, rewards, ends, and ``time_outs``: which ends were of time, not of failure.
+        """
+        task, episodes, limit = self.task, self.episodes, self.task.action_limit
+        action = actions.clamp(-limit, limit)
+        self.physics.ctrl.copy_(torch.as_tensor(task.control(episodes, action)))
+        self.physics.simulate()
+        last_action = episodes.last_action
+        result = task.advance(episodes, self.qpos, self.qvel, action, self.physics.ctrl)
+        episodes.last_action = torch.as_tensor(last_action).copy_(action)  # one tensor for good, as all of the state
+        reward, terminated, truncated, diverged = (
+            torch.as_tensor(x) for x in (result.reward, result.terminated, result.truncated, result.diverged)
+        )
+        done = terminated | truncated
+        self.episode_length_buf += 1
+        self.returns += reward
+        ended = (done, self.episode_length_buf * done, self.returns * done, terminated, diverged)
+        self._totals += torch.stack([x.sum(dtype=torch.float64) for x in ended])
+        self._note_ends(done, terminated)
+        self._push()
+        self._restart(done)
+        return self.get_observations(), reward, done, {"time_outs": truncated}
+
+    def report(self) -> EpisodeTotals:
+        """Return the sums since the last report; the host waits for them."""
+        episodes, steps, returns, lost, diverged = self._totals.tolist()
+        self._totals.zero_()
+        return EpisodeTotals(episodes=episodes, steps=steps, returns=returns, lost=lost, diverged=diverged)
+
+    def snapshot(self) -> dict[str, Tensor]:
+        """Return copies of everything that determines the future: for exact resume."""
+        copies = {name: value.clone() for name, value in self._state().items()}
+        return copies | {"generator": self.generator.get_state(), "ended_now": torch.tensor(self._ended_now)}
+
+    def restore(self, arrays: dict[str, Tensor]) -> None:
+        """Take back what :meth:`snapshot` gave, on whatever device it lies."""
+        for name, value in self._state().items():
+            value.copy_(arrays[name])
+        self.generator.set_state(arrays["generator"].cpu())
+        self._ended_now = int(arrays["ended_now"])
+
+    def _state(self) -> dict[str, Tensor]:
+        episodes = self.episodes
+        arrays = {
+            "qpos": self.qpos,
+            "qvel": self.qvel,
+            "frame": episodes.frame,
+            "start": episodes.start,
+            "variant": episodes.variant,
+            "last_action": episodes.last_action,
+            "steps": self.episode_length_buf,
+            "returns": self.returns,
+            "failure": self._failure,
+            "totals": self._totals,
+            "ended": self._ended,
+        }
+        return {name: torch.as_tensor(value) for name, value in arrays.items()}
+
+    def _bookkeeping(self) -> Episodes:
+        frame = torch.zeros(len(self.physics.qpos), dtype=torch.int64, device=self.device)
+        still = torch.zeros((len(frame), self.task.actions), dtype=self.physics.qpos.dtype, device=self.device)
+        return Episodes(frame=frame, start=frame.clone(), variant=frame.clone(), last_action=still)
+
+    def _note_ends(self, done: Bool[Tensor, " env"], terminated: Bool[Tensor, " env"]) -> None:
+        """Collect finished episodes and hand them to the sampler now and then: that needs their number on the host."""
+        start, end, kind = self._ended[:, self._ended_now]
+        start.copy_(self.episodes.start)
+        end.copy_(self.episodes.frame)
+        kind.copy_(done.long() + terminated.long())
+        self._ended_now += 1
+        if self._ended_now < LEARN_EVERY:
+            return
+        self._ended_now = 0
+        starts, ends, kinds = self._ended.flatten(1)
+        rows = kinds.nonzero()[:, 0]
+        self.sampler.update(starts[rows], ends[rows], kinds[rows] == 2)
+        self.sampler.failure = self._failure.copy_(torch.as_tensor(self.sampler.failure))
+
+    def _push(self) -> None:
+        """Kick some robots horizontally, if the task asks for it."""
+        kicks = self.task.config.randomisation
+        if kicks.push_speed <= 0.0:
+            return
+        draw = torch.rand((self.num_envs, 3), generator=self.generator, device=self.device)
+        hit = draw[:, :1] < 1.0 / (kicks.push_interval_s * self.task.config.hz)
+        self.qvel[:, :2] += hit * kicks.push_speed * (2.0 * draw[:, 1:] - 1.0)
+
+    def _restart(self, rows: Bool[Tensor, " env"]) -> None:
+        """Begin new episodes in the worlds of a mask; starts are drawn for all worlds, which costs next to nothing."""
+        task, worlds, device = self.task, self.num_envs, self.device
+        draw = torch.rand((2, worlds), generator=self.generator, device=device, dtype=torch.float64)
+        frames = self.sampler.sample(draw)
+        variants = torch.randint(task.command.variants, (worlds,), generator=self.generator, device=device)
+        qpos, qvel = task.start(self._fresh, self._rows, frames, variants)
+        noise = torch.randn((worlds, task.start_draws), generator=self.generator, device=device)
+        qpos, qvel = task.perturb(qpos, qvel, noise)
+        old, new = self.episodes, self._fresh
+        for mine, fresh in (
+            *((self.qpos, qpos), (self.qvel, qvel), (old.last_action, new.last_action)),
+            *((old.frame, new.frame), (old.start, new.start), (old.variant, new.variant)),
+        ):
+            state = torch.as_tensor(mine)
+            mask = rows if state.ndim == 1 else rows[:, None]
+            state.copy_(torch.where(mask, torch.as_tensor(fresh), state))
+        self.episode_length_buf *= ~rows
+        self.returns *= ~rows
+
+
+def _refuse_unsupported(config: TaskConfig) -> None:
+    varied = config.randomisation
+    unsupported = {"the robot or the floor": varied.physical, "a delay": varied.delayed, "sensor noise": varied.noisy}
+    if found := [name for name, wanted in unsupported.items() if wanted]:
+        raise UserError(f"--backend warp cannot vary {', '.join(found)} yet: kicks only, or use --backend cpu")

@@ -1,0 +1,140 @@
+"""MuJoCo Warp as physics: many worlds of one model on a GPU, or on Warp's CPU device where tests run.
+
+What must differ from the model that MuJoCo steps on the CPU:
+
+- numbers are float32, and the solver's tolerance is 1e-6 instead of 1e-8 (MuJoCo Warp's own lower bound);
+- the flag ``autoreset`` is unknown to MuJoCo Warp and dropped; it never resets a world by itself, which is what the
+  flag asks for;
+- contacts and constraint rows live in buffers of fixed size; what does not fit is dropped and reported.
+
+Integrator (implicitfast), solver (Newton), friction cone (pyramidal), iterations, time step and disabled warm start are
+those of the model's text. Without warm start, (qpos, qvel, ctrl) alone determine the next state here as well.
+"""
+
+from __future__ import annotations
+
+import mujoco
+import mujoco_warp as mjw
+import torch
+import warp as wp
+from jaxtyping import Float
+from torch import Tensor
+
+from motionlex.data.errors import check_number
+from motionlex.data.robots import Robot
+from motionlex.envs.simulator import substeps, task_model
+from motionlex.envs.task_config import TaskConfig
+
+CONTACTS = 24
+"""Contacts per world that are reserved on average; one world may take more than its share.
+
+Reference poses of LAFAN1's falls on the H1 have 5 on average and 33 at most, standing has up to 8.
+"""
+CONSTRAINTS = 192
+"""Constraint rows reserved in every world: four per contact, one per hinge at its limit (LAFAN1's falls: 132)."""
+_MOST = {mujoco.mjtGeom.mjGEOM_SPHERE: 1, mujoco.mjtGeom.mjGEOM_CAPSULE: 2}
+_MOST_OF_OTHERS = 4
+
+
+class WarpPhysics:
+    """States of many worlds as torch views of Warp's own arrays: nothing is copied and nothing leaves the device.
+
+    The physics steps of one control period are recorded once and replayed: on CUDA as a CUDA graph, on the CPU as
+    Warp's own recording. Warp's stream and torch's default stream wait for each other, so that no call here makes the
+    host wait; torch must stay on its default stream.
+    """
+
+    def __init__(
+        self,
+        robot: Robot,
+        config: TaskConfig,
+        *,
+        worlds: int,
+        device: str | torch.device,
+        contacts: int = CONTACTS,
+        constraints: int = CONSTRAINTS,
+    ) -> None:
+        """Compile the model and reserve the worlds.
+
+        Args:
+            robot: What to simulate.
+            config: Motors, rates and solver settings.
+            worlds: Number of robots.
+            device: Torch device, ``cuda:0`` or ``cpu``.
+            contacts: Contacts per world, on average over the worlds.
+            constraints: Constraint rows of each world.
+        """
+        for name, value in (("worlds", worlds), ("contacts", contacts), ("constraints", constraints)):
+            check_number(name, value, above=0)
+        self.device = torch.empty(0, device=device).device  # with its index
+        self.steps = substeps(config.hz, config.timestep)
+        wp.config.log_level = wp.LOG_ERROR  # otherwise a line for each of a hundred kernels, and one without a GPU
+        wp.init()
+        self._warp_device = wp.device_from_torch(self.device)
+        self.host_model = task_model(robot, config)
+        self.host_model.opt.disableflags &= ~int(mujoco.mjtDisableBit.mjDSBL_AUTORESET)
+        most_contacts = _most_contacts(self.host_model)
+        with wp.ScopedDevice(self._warp_device):
+            self.model = mjw.put_model(self.host_model)
+            # A fixed number of iterations needs no conditional nodes in the graph; without warm start hardly any world
+            # is ready before the few that are allowed.
+            self.model.opt.graph_conditional = False
+            self.model.opt.warn_overflow = 0  # read from ``overflow``, not printed by the kernels
+            self.data = mjw.make_data(
+                self.host_model,
+                nworld=worlds,
+                naconmax=max(contacts * worlds, most_contacts),
+                njmax=min(constraints, 4 * most_contacts + self.host_model.njnt),
+            )
+        self.qpos: Float[Tensor, "env coordinate"] = wp.to_torch(self.data.qpos)
+        """Positions of all robots, a view."""
+        self.qvel: Float[Tensor, "env velocity"] = wp.to_torch(self.data.qvel)
+        """Velocities of all robots, a view."""
+        self.ctrl: Float[Tensor, "env actuator"] = wp.to_torch(self.data.ctrl)
+        """What the motors are told, a view."""
+        self._overflow = wp.to_torch(self.data.overflow)
+        self._graph = self._captured()
+
+    def simulate(self) -> None:
+        """Hold ctrl for one control period in every world."""
+        if self._graph is None:
+            self._steps()
+        else:
+            wp.capture_launch(self._graph)
+
+    def overflow(self) -> dict[str, int]:
+        """Count the worlds in which a buffer was too small since the last call, by buffer; the host waits for it."""
+        flags = self._overflow.cpu()
+        self._overflow.zero_()
+        kinds = ((kind.name or "", int(kind)) for kind in mjw.OverflowType if kind.name not in ("NONE", "ALL"))
+        counts = {name.lower(): int((flags & bit).ne(0).sum()) for name, bit in kinds}
+        return {name: count for name, count in counts.items() if count}
+
+    def _steps(self) -> None:
+        with wp.ScopedDevice(self._warp_device):
+            for _ in range(self.steps):
+                mjw.step(self.model, self.data)
+
+    def _captured(self) -> wp.Graph | None:
+        """Record the steps of one control period, after a first run that compiles the kernels."""
+        self._steps()
+        if self._warp_device.is_cuda and not wp.is_mempool_enabled(self._warp_device):
+            return None  # an old driver; without its memory pools a graph cannot hold the temporary arrays
+        with wp.ScopedDevice(self._warp_device), wp.ScopedCapture(device=self._warp_device) as capture:
+            self._steps()
+        return capture.graph
+
+
+def _most_contacts(model: mujoco.MjModel) -> int:
+    """Return how many contacts one world can have: every geom that the floor can touch lies on it."""
+    count = 0
+    for first in range(model.ngeom):
+        for second in range(first):
+            kinds = {int(model.geom_type[first]), int(model.geom_type[second])}
+            touches = (model.geom_contype[first] & model.geom_conaffinity[second]) | (
+                model.geom_contype[second] & model.geom_conaffinity[first]
+            )
+            if touches:
+                other = max(kinds)  # the plane is 0
+                count += _MOST.get(mujoco.mjtGeom(other), _MOST_OF_OTHERS)
+    return count
