@@ -99,6 +99,28 @@ def from_rotvec(v: Vectors) -> Quaternions:
     return xp.concat((xp.cos(half), scale * v), axis=-1)
 
 
+def from_matrix(matrix: Float[Array, "*batch 3 3"]) -> Quaternions:
+    """Return quaternions of rotation matrices, with either sign.
+
+    The matrix tells all of 4 q q^T; of its rows, each a multiple of q, the one with the largest diagonal element is
+    taken, so that no digits are lost.
+    """
+    xp = namespace(matrix)
+    (a, b, c), (d, e, f), (g, h, i) = (tuple(matrix[..., row, col] for col in range(3)) for row in range(3))
+    rows = (
+        (1 + a + e + i, h - f, c - g, d - b),
+        (h - f, 1 + a - e - i, b + d, c + g),
+        (c - g, b + d, 1 - a + e - i, f + h),
+        (d - b, c + g, f + h, 1 - a - e + i),
+    )
+    best, size = stack_last(rows[0]), rows[0][0]
+    for index in (1, 2, 3):
+        larger = rows[index][index] > size
+        best = xp.where(larger[..., None], stack_last(rows[index]), best)
+        size = xp.where(larger, rows[index][index], size)
+    return normalise(best)
+
+
 def angle_between(a: Float[Array, "*#batch 4"], b: Float[Array, "*#batch 4"]) -> Float[Array, "*out"]:
     """Return the angle [rad] in [0, pi] of the rotation from a to b; q and -q are the same rotation."""
     xp = namespace(a)

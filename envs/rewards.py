@@ -2,7 +2,8 @@
 
 Measured state and reference are given in the world; every term is unchanged when both are turned about the vertical or
 moved together. Key points and end effectors are compared in each one's own heading frame, so that an error of place or
-heading costs once, in the root's terms. :mod:`motionlex.envs.rival_rewards` has the rewards of other projects.
+heading costs once, in the root's terms. The rewards of other projects have modules of their own: ``beyond_mimic``
+and ``mimic_reward``.
 """
 
 from __future__ import annotations
@@ -30,6 +31,11 @@ class BodyState:
     """Key points in the world [m]."""
     motion: SiteStates | None = None
     """Rotations and velocities of the key points, where the reward asks for them."""
+
+    def site_motion(self) -> SiteStates:
+        """Return ``motion`` where it must be there."""
+        assert self.motion is not None, "the task fills the motion of the key points for the rewards that want it"
+        return self.motion
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,11 +15,12 @@ from motionlex.data.arrays import Array, clamp, columns, like, namespace
 from motionlex.data.errors import UserError
 from motionlex.data.robots import Robot
 from motionlex.envs.alignment import move_under, shift, tracking_errors
+from motionlex.envs.beyond_mimic import beyond_mimic_reward
+from motionlex.envs.mimic_reward import loco_mujoco_reward
 from motionlex.envs.observations import latent_observation, tracking_observation
 from motionlex.envs.randomisation import Parameters
 from motionlex.envs.reference import CommandSource, MotionLibrary, reference_command
 from motionlex.envs.rewards import BodyState, Transition, deepmimic_reward
-from motionlex.envs.rival_rewards import beyond_mimic_reward, loco_mujoco_reward
 from motionlex.envs.task_config import TaskConfig
 from motionlex.envs.terminations import diverged, lost
 
@@ -270,10 +271,12 @@ class TrackingTask:
         config, robot = self.config, self.robot
         if config.reward == "deepmimic":
             return deepmimic_reward(step, config.weights)
-        anchor = robot.sites.index(robot.anchor_site)
-        sites = tuple(i for i, name in enumerate(robot.sites) if name not in (robot.anchor_site, robot.head_site))
-        rival = beyond_mimic_reward if config.reward == "beyond_mimic" else loco_mujoco_reward
-        return config.weights.scale * rival(step, anchor=anchor, sites=sites)
+        anchor, head = robot.sites.index(robot.anchor_site), robot.sites.index(robot.head_site)
+        sites = tuple(i for i in range(len(robot.sites)) if i != anchor)
+        if config.reward == "loco_mujoco":
+            return config.weights.scale * loco_mujoco_reward(step, anchor=anchor, sites=sites)
+        bodies = tuple(i for i in sites if i != head)
+        return config.weights.scale * beyond_mimic_reward(step, anchor=anchor, sites=bodies)
 
     def observe(
         self,
