@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from motionlex.controllers.command_tours import ScriptConfig
 from motionlex.controllers.commands import STRIDE, look_ahead
-from motionlex.controllers.generated import GeneratedMotion
-from motionlex.controllers.high_level import HighLevel
+from motionlex.controllers.generated import GeneratedMotion, generate
+from motionlex.controllers.high_level import HighLevel, load_high_level
+from motionlex.controllers.low_level_config import LowLevelConfig
 from motionlex.data.errors import UserError
 from motionlex.data.storage import file_sha256
 from motionlex.envs.joining import join_commands, join_libraries
 from motionlex.envs.reference import CommandSource, MotionLibrary, reference_command, smooth
 from motionlex.envs.task_config import Goal, TaskConfig
 from motionlex.motion_vae.checkpoint import WEIGHTS_FILE
-
-
-@dataclass(frozen=True, kw_only=True)
-class Followed:
-    """A library and what the policy is shown along it."""
-
-    library: MotionLibrary
-    """Motions to follow."""
-    command: CommandSource
-    """What is shown of them."""
 
 
 def generated_library(motion: GeneratedMotion) -> MotionLibrary:
@@ -63,21 +54,40 @@ def generated_command(
     return CommandSource(qpos=qpos, qvel=qvel, rows=rows, segment=segment, phase=local / STRIDE)
 
 
-def add_generated(data: Followed, motion: GeneratedMotion, task: TaskConfig, share: float) -> Followed:
+def add_generated(
+    library: MotionLibrary, command: CommandSource, motion: GeneratedMotion, task: TaskConfig, share: float
+) -> tuple[MotionLibrary, CommandSource]:
     """Append generated motion to a data set's; frames, runs and segments of the data keep their numbers.
 
     Args:
-        data: The data set's library and command.
+        library: Motions of the data set.
+        command: What is shown of them.
         motion: What to append.
         task: Goal and look-ahead.
         share: Share of the episodes that start in generated motion, in (0, 1).
+
+    Returns:
+        Both libraries as one, and its command.
     """
     more = generated_library(motion)
-    library = join_libraries(data.library, more, share=share)
+    joined = join_libraries(library, more, share=share)
     if task.goal == "reference":
-        return Followed(library=library, command=reference_command(library, task.ahead))
-    command = join_commands(data.command, generated_command(motion, more, task.goal, task.ahead))
-    return Followed(library=library, command=command)
+        return joined, reference_command(joined, task.ahead)
+    return joined, join_commands(command, generated_command(motion, more, task.goal, task.ahead))
+
+
+def load_generated(config: LowLevelConfig) -> GeneratedMotion | None:
+    """Let the high-level policy of a run of train_lowlevel make up its motions; None where it has none.
+
+    Raises:
+        UserError: If it is not there, or the low-level policy could not follow its motions.
+    """
+    if config.generated is None:
+        return None
+    script = ScriptConfig(minutes=config.generated_minutes)
+    source = load_high_level(Path(config.generated))
+    check_high_level(source, robot=config.robot, task=config.task, vae=config.vae)
+    return generate(source, script, seed=config.seed)
 
 
 def check_high_level(source: HighLevel, *, robot: str, task: TaskConfig, vae: str | None) -> None:

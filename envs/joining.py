@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -114,3 +115,37 @@ def _joined_rows(
     first, second = (rows.reshape(n, -1, rows.shape[1]) for rows, n in ((first, a), (second, b)))
     first, second = (np.tile(rows, (variants // len(rows), 1, 1)) for rows in (first, second))
     return np.concatenate((first, second), axis=1).reshape(-1, first.shape[2])
+
+
+def first_part(library: MotionLibrary, command: CommandSource) -> tuple[MotionLibrary, CommandSource]:
+    """Return what was there before anything joined: the first group of runs with the first variant of its command.
+
+    This is what evaluations follow: the data set's motions, each segment with its first draw of codes.
+    """
+    runs = int((library.run_group == 0).sum())
+    frames = int(library.run_stops[runs - 1])
+    part = copy.copy(library)
+    part._motion = None
+    for name in ("qpos", "qvel", "sites", "clip_frame", "run_of"):
+        setattr(part, name, getattr(library, name)[:frames])
+    for name in ("run_starts", "run_stops", "run_last", "run_clip", "run_group"):
+        setattr(part, name, getattr(library, name)[:runs])
+    part.clip_names, part.group_shares = library.clip_names[: int(part.run_clip.max()) + 1], (1.0,)
+    segment = None if command.segment is None else command.segment[:frames]
+    phase = None if command.phase is None else command.phase[:frames]
+    codes = command.codes
+    if codes is not None and segment is not None:
+        codes = codes[:1, : int(segment.max()) + 1]
+    if command.qpos is None or command.qvel is None or command.rows is None:
+        return part, replace(command, codes=codes, segment=segment, phase=phase, variants=1)
+    rows = command.rows[:frames]
+    shown = int(rows.max()) + 1
+    return part, CommandSource(
+        qpos=command.qpos[:shown],
+        qvel=command.qvel[:shown],
+        rows=rows,
+        codes=codes,
+        segment=segment,
+        phase=phase,
+        vocabulary=command.vocabulary,
+    )
