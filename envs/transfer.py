@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import mujoco
@@ -57,27 +56,6 @@ def transfer_model(path: Path, robot: Robot, config: TaskConfig) -> Model:
     model = spec.compile()
     _check_places(model, ours, robot, path)
     return model
-
-
-def model_differences(model: Model, robot: Robot, config: TaskConfig) -> Mapping[str, float | int]:
-    """Say how a model differs from ours: total mass [kg], colliding geoms, and its friction against the floor.
-
-    Args:
-        model: What :func:`transfer_model` gave.
-        robot: The robot.
-        config: The task.
-    """
-    ours = task_model(robot, config)
-    return {
-        "mass_kg": float(model.body_mass.sum()),
-        "mass_difference_kg": float(model.body_mass.sum() - ours.body_mass.sum()),
-        "colliding_geoms": _colliding(model),
-        "our_colliding_geoms": _colliding(ours),
-    }
-
-
-def _colliding(model: Model) -> int:
-    return int(((model.geom_contype != 0) | (model.geom_conaffinity != 0)).sum())
 
 
 def _remove(spec: mujoco.MjSpec, actuator: mujoco.MjsActuator) -> None:
