@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from motionlex.controllers import generated as generated_module
+from motionlex.controllers import generated_library as generated_library_module
 from motionlex.controllers import low_level
 from motionlex.controllers.bundle import load_bundle
 from motionlex.controllers.command_tours import ScriptConfig, eulerian_circuit, random_scripts, random_walk
@@ -392,6 +393,7 @@ def test_training_sees_generated_motion_and_evaluation_does_not(
     )
     monkeypatch.setattr(generated_module, "TextEncoder", lambda: SimpleNamespace(encode=toy_encode))
     monkeypatch.setattr(generated_module, "PlausibilityLimits", lambda: LOOSE)
+    monkeypatch.setattr(generated_library_module, "ScriptConfig", lambda minutes: replace(SHORT, minutes=minutes))
     trained, evaluated = [], []
     original, evaluate = low_level.TrackingTask, low_level.evaluate_tracking
 
@@ -406,7 +408,7 @@ def test_training_sees_generated_motion_and_evaluation_does_not(
     monkeypatch.setattr(low_level, "TrackingTask", task)
     monkeypatch.setattr(low_level, "evaluate_tracking", score)
     flags = LowLevelFlags(
-        goal=goal, vae=None if goal == "reference" else tiny_vae_run, generated=tiny_bundle, generated_minutes=0.4,
+        goal=goal, vae=None if goal == "reference" else tiny_vae_run, generated=tiny_bundle, generated_minutes=0.1,
         steps=128, worlds=4, threads=1, out=tmp_path / "run", code_draws=None if goal == "reference" else 2,
     )  # fmt: skip
     train_low_level(flags)
