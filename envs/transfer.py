@@ -74,7 +74,7 @@ def _copy_motor(spec: mujoco.MjSpec, ours: Model, motor: int) -> None:
         if np.ndim(value):
             getattr(actuator, name)[:] = value
         else:
-            setattr(actuator, name, int(value))
+            setattr(actuator, name, type(getattr(actuator, name))(int(value)))  # older versions want their enums
 
 
 def _add_key_points(spec: mujoco.MjSpec, ours: Model, robot: Robot) -> None:
