@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sys
 import uuid
@@ -59,12 +60,14 @@ def train_on_cores(flags: LowLevelFlags) -> Result:
         monitor_interval=0.2,
         start_method="spawn",
     )
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # what went wrong is said below
     try:
         results = elastic_launch(config, _train_as_rank)(flags)
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
+        said = (str(failure.message).strip().splitlines() or [""])[-1]
         raise UserError(
-            f"process {rank} of {processes} ended with exit code {failure.exitcode}; the others were stopped. "
+            f"process {rank} of {processes} ended with exit code {failure.exitcode} ({said}); the others were stopped. "
             "The run continues from its last checkpoint with --resume"
         ) from error
     result, mistake = results[0]

@@ -1,0 +1,52 @@
+"""One rank of a data-parallel PPO update; tests/test_lowlevel_distributed.py starts it and reads what it leaves."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from motionlex.controllers.low_level_policy import LowLevelPolicy, PolicyShape
+from motionlex.controllers.ppo import PPOConfig, TrackingPPO
+from motionlex.envs.batched import BatchedTracking
+from motionlex.envs.benchmark import benchmark_task
+from motionlex.motion_vae import distributed
+
+SHAPE = PolicyShape(observation=151, critic_observation=151, actions=19, action_limit=4.0, hidden=(16, 16))
+
+
+def train(seed, updates=3):
+    """Train on four robots per rank; return everything that ranks must or must not share."""
+    ranks = distributed.world_size()
+    task = benchmark_task(50.0)
+    config = PPOConfig(worlds=4 * ranks, horizon=8, minibatch=16 * ranks, epochs=2)
+    env = BatchedTracking(task, worlds=4, threads=1, generator=np.random.default_rng(seed))
+    torch.manual_seed(0)
+    policy = LowLevelPolicy(SHAPE, task.config)
+    model = TrackingPPO(env, policy, config, torch.Generator().manual_seed(seed), "cpu")
+    seen = []
+    collect = model.collect_rollouts
+
+    def remember(*arguments, **options):
+        going = collect(*arguments, **options)
+        seen.append(torch.as_tensor(model.rollout_buffer.observations.copy()).flatten(0, 1))
+        return going
+
+    model.collect_rollouts = remember
+    model.learn(4 * 8 * updates, log_interval=1 << 30)
+    env.close()
+    return {
+        "weights": policy.state_dict(),
+        "rate": model.actor_rate,
+        "failure": torch.from_numpy(np.array(env.sampler.failure)),
+        "observations": torch.cat(seen),
+        "steps": model.steps,
+    }
+
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[1])
+    torch.set_num_threads(1)
+    with distributed.process_group(torch.device("cpu")):
+        rank = distributed.rank()
+        torch.save({"same": train(5), "own": train(5 + rank)}, folder / f"rank{rank}.pt")

@@ -1,0 +1,131 @@
+"""PPO on several processes: two ranks against one, replicas against each other, resume, and a killed process."""
+
+import importlib.util
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from motionlex.data.datasets.loco_mujoco import write_clips
+from motionlex.data.robots import get_robot
+
+WORKER = Path(__file__).with_name("lowlevel_worker.py")
+SIZES = ("--worlds", "4", "--set", "horizon=16", "minibatch=32", "epochs=2", "hidden=16,16")
+
+
+def load_worker():
+    specification = importlib.util.spec_from_file_location("lowlevel_worker", WORKER)
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory):
+    """What two ranks came to."""
+    folder = tmp_path_factory.mktemp("ranks")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    common = {**os.environ, "OMP_NUM_THREADS": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, str(WORKER), str(folder)],
+            env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    for process in processes:
+        _, error = process.communicate(timeout=120)
+        assert process.returncode == 0, error
+    return [torch.load(folder / f"rank{rank}.pt") for rank in range(2)]
+
+
+def test_two_ranks_that_see_the_same_learn_what_one_learns(ranks):
+    alone = load_worker().train(5)
+    for name, value in alone["weights"].items():
+        # Equal batches have equal gradients, so their mean is each of them; the count alone is that of both ranks.
+        expected = 2 * value if name == "normaliser.count" else value
+        torch.testing.assert_close(ranks[0]["same"]["weights"][name], expected, rtol=1e-5, atol=1e-6)
+    assert ranks[0]["same"]["steps"] == 2 * alone["steps"]
+    assert ranks[0]["same"]["rate"] == alone["rate"]
+
+
+def test_ranks_with_worlds_of_their_own_hold_one_policy(ranks):
+    first, second = (rank["own"] for rank in ranks)
+    assert not torch.equal(first["observations"], second["observations"])
+    for name, value in first["weights"].items():
+        assert torch.equal(value, second["weights"][name]), name
+    assert torch.equal(first["failure"], second["failure"])
+    assert not torch.equal(first["weights"]["actor.0.weight"], ranks[0]["same"]["weights"]["actor.0.weight"])
+
+
+def test_the_normaliser_knows_what_all_ranks_saw(ranks):
+    seen = torch.cat([rank["own"]["observations"] for rank in ranks]).double()
+    weights = ranks[0]["own"]["weights"]
+    assert weights["normaliser.count"] == len(seen)
+    torch.testing.assert_close(weights["normaliser.mean"], seen.mean(0), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(weights["normaliser.variance"], seen.var(0, unbiased=False), rtol=1e-9, atol=1e-9)
+
+
+@pytest.fixture(scope="module")
+def motions(tmp_path_factory, toy_clips):
+    """A folder of motions that every process finds."""
+    folder = tmp_path_factory.mktemp("motions")
+    for clip in toy_clips:
+        write_clips(folder / f"{clip.name}.npz", [clip], get_robot("h1"))
+    return folder
+
+
+def command(*arguments):
+    return [sys.executable, "-m", "motionlex.scripts.train_lowlevel", *arguments, "--json"]
+
+
+def run(*arguments, code=0):
+    done = subprocess.run(command(*arguments), capture_output=True, text=True, timeout=180)
+    assert done.returncode == code, done.stderr
+    return json.loads(done.stdout.splitlines()[-1]) if code == 0 else done.stderr
+
+
+def test_a_plain_command_starts_processes_and_resumes_with_the_same_bits(motions, tmp_path):
+    data = ("--data", "loco_mujoco", "--data-root", str(motions), "--no-evaluate", "--threads", "1", *SIZES)
+    whole = run(*data, "--processes", "2", "--steps", "256", "--out", str(tmp_path / "whole"))
+    assert whole["processes"] == 2 and whole["steps"] == 256
+    run(*data, "--processes", "2", "--steps", "128", "--out", str(tmp_path / "broken"))
+    rest = ("--resume", str(tmp_path / "broken"), "--steps", "256", "--threads", "1", "--no-evaluate")
+    assert "give --processes 2" in run(*rest, "--processes", "1", code=2)
+    assert run(*rest)["processes"] == 2  # as the run had it
+    assert (tmp_path / "whole/weights.safetensors").read_bytes() == (
+        tmp_path / "broken/weights.safetensors"
+    ).read_bytes()
+
+
+def test_a_killed_process_ends_the_run_in_words_and_it_can_go_on(motions, tmp_path):
+    data = ("--data", "loco_mujoco", "--data-root", str(motions), "--no-evaluate", "--threads", "1", *SIZES)
+    folder = tmp_path / "run"
+    endless = ("--processes", "2", "--steps", "100000000", "--checkpoint-s", "0.1", "--out", str(folder))
+    process = subprocess.Popen(command(*data, *endless), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (folder / "training_state.pt").is_file():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    children = psutil.Process(process.pid).children(recursive=True)
+    workers = [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+    assert len(workers) == 2
+    workers[-1].send_signal(signal.SIGKILL)
+    _, error = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert "--resume" in error.strip().splitlines()[-1] and "Traceback" not in error
+    done = json.loads((folder / "meta.json").read_text())["steps"]
+    result = run("--resume", str(folder), "--steps", str(done + 128), "--threads", "1", "--no-evaluate")
+    assert result["steps"] >= done + 128
