@@ -20,7 +20,7 @@ from motionlex.controllers.generated_library import add_generated, load_generate
 from motionlex.controllers.low_level_config import LowLevelConfig, LowLevelFlags, resolve_config, select_clips
 from motionlex.controllers.low_level_policy import LowLevelPolicy, PolicyShape, read_plain, read_weights
 from motionlex.controllers.low_level_state import Progress, RunCallback, load_training_state
-from motionlex.controllers.ppo import TrackingPPO
+from motionlex.controllers.ppo import TrackingPPO, native_precision
 from motionlex.data.datasets import load_dataset
 from motionlex.data.errors import UserError, check_number, check_seed
 from motionlex.data.robots import get_robot
@@ -59,8 +59,6 @@ def train_low_level(flags: LowLevelFlags) -> dict[str, PlainValue]:
     Raises:
         UserError: On any mistake of the user.
     """
-    if flags.backend != "cpu":
-        raise UserError("--backend warp is not available yet; use --backend cpu")
     for name in ("steps", "worlds", "threads", "processes", "hz", "distill_steps", "checkpoint_s", "code_draws"):
         check_number(f"--{name.replace('_', '-')}", getattr(flags, name), above=0)
     for name in ("push", "evaluate_every"):
@@ -73,10 +71,24 @@ def train_low_level(flags: LowLevelFlags) -> dict[str, PlainValue]:
     ranks = distributed.launched_ranks()
     threads = flags.threads or int(os.environ.get("OMP_NUM_THREADS") or 0) or max(1, (os.cpu_count() or 1) // ranks)
     torch.set_num_threads(threads)
+    backend = flags.backend if flags.resume is None else load_low_level_config(flags.resume).backend
     with distributed.process_group(device):
+        if backend == "warp":
+            return _on_warp(flags, str(device), threads)
         if flags.resume is not None:
             return _resume(flags, flags.resume, str(device), threads)
         return _create(flags, str(device), threads)
+
+
+def _on_warp(flags: LowLevelFlags, device: str, threads: int) -> dict[str, PlainValue]:
+    try:
+        from motionlex.controllers.warp_training import train_on_warp
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"--backend warp needs the package {error.name}: install motionlex with its extra 'warp' (Python 3.11 or "
+            "later), or use --backend cpu"
+        ) from error
+    return train_on_warp(flags, device, threads)
 
 
 def default_processes(flags: LowLevelFlags) -> int:
@@ -180,6 +192,8 @@ def build_policy(config: LowLevelConfig, task: TrackingTask, codebook: torch.Ten
 
 def _create(flags: LowLevelFlags, device: str, threads: int) -> dict[str, PlainValue]:
     config = resolve_config(flags)
+    if config.ppo.precision == "auto":
+        config = replace(config, ppo=replace(config.ppo, precision=native_precision(device)))
     name = f"lowlevel_{config.data}_{config.task.goal}_{config.preset}_{config.seed}"
     folder = flags.out or Path("runs") / name
     if distributed.rank() == 0:  # the others may come when it exists already
@@ -317,22 +331,29 @@ def _run(
 
 
 def score_run(model: TrackingPPO, config: LowLevelConfig, threads: int) -> dict[str, float]:
+    """Score a trainer's policy; see :func:`score_policy`."""
+    return score_policy(model.env.task, model.policy.network, config, threads)
+
+
+def evaluate_run(model: TrackingPPO, config: LowLevelConfig, threads: int) -> Report:
+    """Evaluate a trainer's policy; see :func:`evaluate_policy`."""
+    return evaluate_policy(model.env.task, model.policy.network, config, threads)
+
+
+def score_policy(task: TrackingTask, policy: LowLevelPolicy, config: LowLevelConfig, threads: int) -> dict[str, float]:
     """Score the deterministic policy on few rollouts of the data set's motions, with the task's start noise."""
-    task, policy = model.env.task, model.policy.network
     library, command = first_part(task.library, task.command)
     return quick_score(policy, library, command, robot=task.robot, config=config.task, threads=threads)
 
 
-def evaluate_run(model: TrackingPPO, config: LowLevelConfig, threads: int) -> Report:
+def evaluate_policy(task: TrackingTask, policy: LowLevelPolicy, config: LowLevelConfig, threads: int) -> Report:
     """Evaluate the trained policy on the data set's part of its library, each segment with its first draw of codes."""
-    task = model.env.task
     library, command = first_part(task.library, task.command)
-    policy = model.policy.network.eval()
     runs = len(library.run_starts)
     per_run = max(1, min(8, 256 // runs))
     repeats = max(1, 32 // runs)  # few motions: several rollouts of each, from disturbed starts
     return evaluate_tracking(
-        policy,
+        policy.eval(),
         library,
         command,
         robot=task.robot,

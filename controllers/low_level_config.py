@@ -13,6 +13,7 @@ from motionlex.data.errors import UserError, unknown_name
 from motionlex.data.robots import available_robots
 from motionlex.envs.randomisation import Preset, Randomisation
 from motionlex.envs.task_config import Goal, Reward, TaskConfig
+from motionlex.envs.warp_config import WarpBuffers
 from motionlex.motion_vae.registry import override_config
 
 TRAINED_RATE = 1.5e-4
@@ -55,7 +56,7 @@ class LowLevelFlags:
     preset: Literal["small", "paper"] = "small"
     """Recipe: small (two CPU cores, 50 Hz) or paper (DAPS appendix K, 100 Hz, torques)."""
     backend: Literal["cpu", "warp"] = "cpu"
-    """Physics: mujoco.rollout threads, or MuJoCo Warp (not available yet)."""
+    """Physics: mujoco.rollout threads, or MuJoCo Warp on a GPU (--device cuda; the extra "warp")."""
     steps: int | None = None
     """Total control steps over all robots to reach; None takes those of the preset or of the run."""
     worlds: int | None = None
@@ -122,6 +123,10 @@ class LowLevelConfig:
     """Share of the episodes that start in them."""
     preset: str = "small"
     """Recipe it started from."""
+    backend: Literal["cpu", "warp"] = "cpu"
+    """Physics it was trained with."""
+    buffers: WarpBuffers = field(default_factory=WarpBuffers)
+    """Sizes of MuJoCo Warp's buffers."""
     prepare: bool = False
     """Whether motions are smoothed and set on the floor."""
     hidden: tuple[int, ...] = (256, 256)
@@ -150,6 +155,24 @@ def preset_config(name: Literal["small", "paper"], goal: Goal) -> LowLevelConfig
     return LowLevelConfig(preset="paper", hidden=(2048, 1024, 512), task=task, steps=100_000_000)
 
 
+def on_many_worlds(config: LowLevelConfig) -> LowLevelConfig:
+    """Return a recipe for thousands of worlds on a GPU: longer batches, four gradients per pass, a tighter KL.
+
+    Horizon, mini-batches, learning rate and KL per gradient are those of Rudin et al. 2022, as in rsl_rl; the rest
+    stays as the preset has it.
+    """
+    ppo = replace(
+        config.ppo,
+        worlds=4096,
+        horizon=24,
+        minibatch=24_576,
+        actor_rate=1e-3,
+        target_kl=0.01,
+        rate_bounds=(1e-5, 1e-2),
+    )
+    return replace(config, backend="warp", ppo=ppo, steps=max(config.steps, 100_000_000))
+
+
 def resolve_config(flags: LowLevelFlags) -> LowLevelConfig:
     """Merge flags into the preset.
 
@@ -160,7 +183,8 @@ def resolve_config(flags: LowLevelFlags) -> LowLevelConfig:
         raise unknown_name("robot", flags.env, available_robots(), "data/robots/")
     if flags.goal != "reference" and flags.vae is None:
         raise UserError(f"--goal {flags.goal} needs the codes of an autoencoder: give --vae RUN")
-    base = override_config(preset_config(flags.preset, flags.goal), flags.set)
+    base = preset_config(flags.preset, flags.goal)
+    base = override_config(base if flags.backend == "cpu" else on_many_worlds(base), flags.set)
     variation = Randomisation.preset(flags.randomise)
     task = replace(
         base.task,

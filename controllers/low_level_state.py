@@ -174,7 +174,7 @@ class RunCallback(BaseCallback):
     def save(self) -> None:
         """Write weights, training state and meta.json; every rank must call it."""
         model = self.model
-        state = training_state(model)
+        state = self._training_state()
         if not self._first_rank:
             return
         buffer = io.BytesIO()
@@ -191,14 +191,24 @@ class RunCallback(BaseCallback):
         }
         write_json(self.folder / META_FILE, {**self.meta, **progress, "metrics": dict(self.metrics)})
 
+    def _training_state(self) -> dict[str, object]:
+        """Collect what a resume needs; every rank must call it."""
+        return training_state(self.model)
+
+    def _episode_metrics(self) -> dict[str, float]:
+        """Return length [s], return and share of lost ones of the latest episodes."""
+        return {
+            "mean_episode_s": float(np.mean(self._lengths)) if self._lengths else 0.0,
+            "mean_return": float(np.mean(self._returns)) if self._returns else 0.0,
+            "lost_share": float(np.mean(self._lost)) if self._lost else 0.0,
+        }
+
     def _log(self, now: float, *, show: bool = False) -> None:
         steps = self.model.steps
         rate = (steps - self._first) / max(now - self._begin, 1e-9)
         failure = self.model.env.sampler.failure
         self.metrics = {
-            "mean_episode_s": float(np.mean(self._lengths)) if self._lengths else 0.0,
-            "mean_return": float(np.mean(self._returns)) if self._returns else 0.0,
-            "lost_share": float(np.mean(self._lost)) if self._lost else 0.0,
+            **self._episode_metrics(),
             "mean_bin_failure": float(failure.mean()),
             "diverged_worlds": float(self.model.env.diverged),
             "steps_per_s": rate,

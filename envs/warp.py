@@ -19,7 +19,8 @@ from motionlex.data.errors import UserError
 from motionlex.envs.reference import StartSampler
 from motionlex.envs.task import Episodes, TrackingTask
 from motionlex.envs.task_config import TaskConfig
-from motionlex.envs.warp_physics import CONSTRAINTS, CONTACTS, WarpPhysics
+from motionlex.envs.warp_config import WarpBuffers
+from motionlex.envs.warp_physics import WarpPhysics
 
 LEARN_EVERY = 32
 """Control steps between two updates of the start sampler; only these ask the device for something."""
@@ -57,8 +58,7 @@ class WarpTracking(VecEnv):
         *,
         worlds: int,
         generator: torch.Generator,
-        contacts: int = CONTACTS,
-        constraints: int = CONSTRAINTS,
+        buffers: WarpBuffers | None = None,
     ) -> None:
         """Reserve the worlds and start every robot from a sampled frame.
 
@@ -66,8 +66,7 @@ class WarpTracking(VecEnv):
             task: What to do, with torch arrays on the device of the simulation (``MotionLibrary.to``).
             worlds: Number of robots.
             generator: Source of start frames, noise and kicks, on the same device.
-            contacts: Contacts per world, on average over the worlds.
-            constraints: Constraint rows of each world.
+            buffers: Room for contacts and constraints; None takes the defaults.
 
         Raises:
             UserError: If the task varies what this backend cannot vary.
@@ -76,11 +75,8 @@ class WarpTracking(VecEnv):
             raise TypeError("the motions of a Warp environment must be torch tensors: MotionLibrary.to(device)")
         _refuse_unsupported(task.config)
         self.task, self.generator = task, generator
-        self.physics = WarpPhysics(
-            *(task.robot, task.config),
-            **{"worlds": worlds, "device": task.library.qpos.device},
-            **{"contacts": contacts, "constraints": constraints},
-        )
+        device = task.library.qpos.device
+        self.physics = WarpPhysics(task.robot, task.config, worlds=worlds, device=device, buffers=buffers)
         self.device: torch.device = self.physics.device
         if generator.device.type != self.device.type:
             raise ValueError(f"the generator is on {generator.device}, the environment on {self.device}")
@@ -93,6 +89,8 @@ class WarpTracking(VecEnv):
         self.episode_length_buf: Int[Tensor, " env"] = torch.zeros_like(self.episodes.frame)
         self.returns: Float[Tensor, " env"] = torch.zeros_like(self.physics.qpos[:, 0])
         self._rows = torch.arange(worlds, device=self.device)
+        self.diverged = 0
+        """Simulations that blew up so far, as of the last report."""
         self._totals = torch.zeros(5, dtype=torch.float64, device=self.device)
         self._ended = torch.zeros((3, LEARN_EVERY, worlds), dtype=torch.int64, device=self.device)
         self._ended_now = 0
@@ -165,19 +163,21 @@ class WarpTracking(VecEnv):
         """Return the sums since the last report; the host waits for them."""
         episodes, steps, returns, lost, diverged = self._totals.tolist()
         self._totals.zero_()
+        self.diverged += int(diverged)
         return EpisodeTotals(episodes=episodes, steps=steps, returns=returns, lost=lost, diverged=diverged)
 
     def snapshot(self) -> dict[str, Tensor]:
         """Return copies of everything that determines the future: for exact resume."""
         copies = {name: value.clone() for name, value in self._state().items()}
-        return copies | {"generator": self.generator.get_state(), "ended_now": torch.tensor(self._ended_now)}
+        counts = torch.tensor([self._ended_now, self.diverged])
+        return copies | {"generator": self.generator.get_state(), "counts": counts}
 
     def restore(self, arrays: dict[str, Tensor]) -> None:
         """Take back what :meth:`snapshot` gave, on whatever device it lies."""
         for name, value in self._state().items():
             value.copy_(arrays[name])
         self.generator.set_state(arrays["generator"].cpu())
-        self._ended_now = int(arrays["ended_now"])
+        self._ended_now, self.diverged = arrays["counts"].tolist()
 
     def _state(self) -> dict[str, Tensor]:
         episodes = self.episodes

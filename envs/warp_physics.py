@@ -24,14 +24,8 @@ from motionlex.data.errors import check_number
 from motionlex.data.robots import Robot
 from motionlex.envs.simulator import substeps, task_model
 from motionlex.envs.task_config import TaskConfig
+from motionlex.envs.warp_config import WarpBuffers
 
-CONTACTS = 24
-"""Contacts per world that are reserved on average; one world may take more than its share.
-
-Reference poses of LAFAN1's falls on the H1 have 5 on average and 33 at most, standing has up to 8.
-"""
-CONSTRAINTS = 192
-"""Constraint rows reserved in every world: four per contact, one per hinge at its limit (LAFAN1's falls: 132)."""
 _MOST = {mujoco.mjtGeom.mjGEOM_SPHERE: 1, mujoco.mjtGeom.mjGEOM_CAPSULE: 2}
 _MOST_OF_OTHERS = 4
 
@@ -51,8 +45,7 @@ class WarpPhysics:
         *,
         worlds: int,
         device: str | torch.device,
-        contacts: int = CONTACTS,
-        constraints: int = CONSTRAINTS,
+        buffers: WarpBuffers | None = None,
     ) -> None:
         """Compile the model and reserve the worlds.
 
@@ -61,11 +54,10 @@ class WarpPhysics:
             config: Motors, rates and solver settings.
             worlds: Number of robots.
             device: Torch device, ``cuda:0`` or ``cpu``.
-            contacts: Contacts per world, on average over the worlds.
-            constraints: Constraint rows of each world.
+            buffers: Room for contacts and constraints; None takes the defaults.
         """
-        for name, value in (("worlds", worlds), ("contacts", contacts), ("constraints", constraints)):
-            check_number(name, value, above=0)
+        check_number("worlds", worlds, above=0)
+        buffers = buffers or WarpBuffers()
         self.device = torch.empty(0, device=device).device  # with its index
         self.steps = substeps(config.hz, config.timestep)
         wp.config.log_level = wp.LOG_ERROR  # otherwise a line for each of a hundred kernels, and one without a GPU
@@ -83,8 +75,8 @@ class WarpPhysics:
             self.data = mjw.make_data(
                 self.host_model,
                 nworld=worlds,
-                naconmax=max(contacts * worlds, most_contacts),
-                njmax=min(constraints, 4 * most_contacts + self.host_model.njnt),
+                naconmax=max(buffers.contacts * worlds, most_contacts),
+                njmax=min(buffers.constraints, 4 * most_contacts + self.host_model.njnt),
             )
         self.qpos: Float[Tensor, "env coordinate"] = wp.to_torch(self.data.qpos)
         """Positions of all robots, a view."""

@@ -197,7 +197,6 @@ def test_clips_are_cut_in_seconds(toy_clips):
     "arguments",
     [
         ["--env", "h2"],
-        ["--backend", "warp"],
         ["--goal", "latent"],
         ["--goal", "decoded"],
         ["--data", "nothing"],
