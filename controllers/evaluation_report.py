@@ -29,6 +29,7 @@ from motionlex.controllers.tracking_report import check_out, write_report
 from motionlex.data.datasets import find_root, get_dataset, load_dataset
 from motionlex.data.errors import UserError, check_number, check_seed
 from motionlex.data.robots import get_robot
+from motionlex.envs.randomisation import Preset, Randomisation
 from motionlex.envs.reference import MotionLibrary, settle, smooth
 from motionlex.envs.transfer import transfer_model
 from motionlex.motion_vae.checkpoint import CONFIG_FILE
@@ -68,6 +69,8 @@ class EvaluateStackFlags:
     """Rollouts per start, spread over the half second from it on: a clip of 10 s has one start."""
     noise: bool = False
     """Perturb the starts of --stage tracking as in training."""
+    randomise: Preset = "none"
+    """How much robot, floor, delay and sensors differ from rollout to rollout of --stage tracking."""
     seconds: float = 10.0
     """Longest rollout of --stage tracking [s]."""
     out: Path | None = None
@@ -172,6 +175,7 @@ def _tracking(folder: Path, flags: EvaluateStackFlags) -> dict[str, Value]:
         repeats=flags.repeats,
         noise=flags.noise,
         seed=flags.seed,
+        randomisation=Randomisation.preset(flags.randomise),
         model=None if flags.model is None else transfer_model(flags.model, robot, config.task),
     )
     given = {name: str(path) for name, path in (("model", flags.model), ("policy", flags.policy)) if path is not None}

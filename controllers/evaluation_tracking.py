@@ -65,6 +65,7 @@ def evaluate_tracking(
     noise: bool = False,
     seed: int = 0,
     model: Model | None = None,
+    randomisation: Randomisation | None = None,
 ) -> Report:
     """Roll the policy out and compare with the library.
 
@@ -78,32 +79,33 @@ def evaluate_tracking(
         library: Motions to follow.
         command: What the policy sees; None shows the library.
         robot: The robot.
-        config: The task; its own episode length and randomisation are ignored.
+        config: The task; its own episode length and randomisation are left out.
         per_run: Starts per stretch of valid frames.
         seconds: Longest rollout [s].
         threads: Physics threads.
         starts: Library frames to start at; None spreads ``per_run`` over every run.
         repeats: Rollouts per start, spread over the half second from it on; without noise no frame starts twice.
         noise: Perturb the starts as in training (``config.noise``).
-        seed: Seed of that noise and of the bootstrap.
+        seed: Seed of that noise, of the randomisation and of the bootstrap.
         model: Physics in place of the robot's own model, see :func:`motionlex.envs.transfer.transfer_model`.
+        randomisation: What differs from episode to episode; None for nothing.
 
     Returns:
         ``success_rate``, ``success_rate_keypoint``, ``mean_survival_s``, ``keypoint_error_local_mm``,
         ``keypoint_error_global_mm``, ``joint_error_rad``, ``joint_velocity_error_rad_s``, ``root_drift_m``,
         ``torque_saturation``, ``energy_j_per_s``, ``cost_of_transport``, ``foot_sliding_mm_s`` (None where there is
         nothing to average), ``intervals_95`` (both ends by name, None with fewer than two episodes), ``episodes``,
-        ``hz``, ``noise``, ``errors`` (what they refer to), ``clips`` and ``categories`` (the same figures for each)
-        and ``worst`` (the clips that fail most).
+        ``hz``, ``noise``, ``randomised``, ``errors`` (what they refer to), ``clips`` and ``categories`` (the same
+        figures for each) and ``worst`` (the clips that fail most).
     """
-    config = replace(config, episode_s=seconds, randomisation=Randomisation(), privileged_critic=False)
+    varied = randomisation or Randomisation()
+    config = replace(config, episode_s=seconds, randomisation=varied, privileged_critic=False)
     task = TrackingTask(robot, library, config, command)
     horizon = round(seconds * config.hz)
     frames = stratified_starts(library, per_run, horizon) if starts is None else np.asarray(starts, dtype=np.int64)
     frames = repeated_starts(library, frames, repeats, round(WITHIN_S * config.hz))
-    frames = frames if noise else np.unique(frames)
-    generator = np.random.default_rng(seed) if noise else None
-    outcome = _in_batches(policy, task, frames, horizon, threads, generator, model=model)
+    frames = frames if noise or varied != Randomisation() else np.unique(frames)
+    outcome = _in_batches(policy, task, frames, horizon, threads, noise, seed, model=model)
     owner = library.clip_of(frames)
     names = [library.clip_names[index] for index in owner]
     clips = _groups(outcome, np.array(names), "clip", config.hz, seed)
@@ -113,6 +115,7 @@ def evaluate_tracking(
         **everything,
         "hz": config.hz,
         "noise": noise,
+        "randomised": varied != Randomisation(),
         "errors": _NOTES[task.root_relative],
         "clips": clips,
         "categories": _groups(outcome, categories, "category", config.hz, seed),
@@ -154,8 +157,7 @@ def quick_score(
     task = TrackingTask(robot, library, config, command)
     horizon = round(seconds * config.hz)
     frames = spread_starts(library, episodes, horizon, round(WITHIN_S * config.hz))
-    generator = np.random.default_rng(seed) if noise else None
-    outcome = _in_batches(policy, task, frames, horizon, threads, generator, complete=False)
+    outcome = _in_batches(policy, task, frames, horizon, threads, noise, seed, complete=False)
     local = "keypoint_error_local_mm"
     return {
         "success_rate": float(1.0 - outcome.failed.mean()),
@@ -182,7 +184,8 @@ def _in_batches(
     frames: Int[np.ndarray, " episode"],
     horizon: int,
     threads: int,
-    generator: np.random.Generator | None,
+    noise: bool,
+    seed: int,
     *,
     complete: bool = True,
     model: Model | None = None,
@@ -190,10 +193,11 @@ def _in_batches(
     """Roll out as many robots at once as memory and caches like."""
     if not len(frames):
         raise UserError("there is nothing to roll out: no starts")
-    outcomes = []
-    for part in np.array_split(frames, -(-len(frames) // _BATCH)):
-        env = BatchedTracking(task, worlds=len(part), threads=threads, generator=np.random.default_rng(0), model=model)
-        place(env, part, generator)
+    outcomes, starts = [], np.random.default_rng(seed)
+    for number, part in enumerate(np.array_split(frames, -(-len(frames) // _BATCH))):
+        generator = np.random.default_rng((seed, number))  # of what differs between robots, if anything does
+        env = BatchedTracking(task, worlds=len(part), threads=threads, generator=generator, model=model)
+        place(env, part, starts if noise else None)
         outcomes.append(roll_out(policy, env, horizon, complete=complete))
         env.close()
     return joined(outcomes)

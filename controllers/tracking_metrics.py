@@ -44,8 +44,8 @@ class StepRecord:
     """Motor torques at the physics steps [N m]."""
     speed: Float[np.ndarray, "env sample joint"]
     """Hinge velocities at the same instants [rad/s]."""
-    torque_limit: Float[np.ndarray, " joint"]
-    """Motor limits [N m]."""
+    torque_limit: Float[np.ndarray, "#env joint"]
+    """Motor limits [N m], of all robots or of each."""
     slide: Float[np.ndarray, "env foot"]
     """Horizontal speed of each foot at the floor [m/s]."""
     contact: Bool[np.ndarray, "env foot"]
@@ -84,10 +84,10 @@ def absolute_power(
 
 
 def saturated_share(
-    torque: Float[np.ndarray, "env sample joint"], limit: Float[np.ndarray, " joint"]
+    torque: Float[np.ndarray, "env sample joint"], limit: Float[np.ndarray, "#env joint"]
 ) -> Float[np.ndarray, " env"]:
     """Return the share of the joint-steps at 99 % of the motor limit or more."""
-    return (np.abs(torque) >= SATURATED * limit).mean(axis=(1, 2))
+    return (np.abs(torque) >= SATURATED * limit[:, None]).mean(axis=(1, 2))
 
 
 def is_down(qpos: Float[np.ndarray, "env coordinate"]) -> Bool[np.ndarray, " env"]:

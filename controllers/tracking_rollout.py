@@ -20,6 +20,7 @@ from motionlex.controllers.tracking_metrics import (
 )
 from motionlex.envs.alignment import tracking_errors
 from motionlex.envs.batched import BatchedTracking
+from motionlex.envs.checks import bounded_actions
 from motionlex.envs.reference import MotionLibrary
 from motionlex.envs.rewards import BodyState
 from motionlex.envs.simulator import initial_time_state
@@ -125,15 +126,16 @@ def roll_out(policy: Policy, env: BatchedTracking, horizon: int, *, complete: bo
     steps = np.zeros(len(start))
     forgiven = _reference_down(task) if complete else np.zeros(task.library.frames, dtype=bool)
     for _ in range(horizon):
-        action = np.clip(policy.act(env.observe()), -task.action_limit, task.action_limit)
+        action = bounded_actions(policy.act(env.observe()), (len(start), task.actions), task.action_limit)
         ahead = np.minimum(env.episodes.frame + 1, task.library.last_frame[env.episodes.frame])
         reference = task.library.at(ahead)
-        recorder.before(reference)
-        ctrl = task.control(env.episodes, action)
-        env.simulate(ctrl)
-        result = task.advance(env.episodes, env.qpos, env.qvel, action, ctrl)
+        recorder.before()
+        applied = env.simulate(task.control(env.episodes, action))
+        drawn = env.disturbances.parameters
+        result = task.advance(env.episodes, env.qpos, env.qvel, action, applied, parameters=drawn)
         state = recorder.state(reference, alive | alive_keypoint)
-        recorder.add(state, reference, ctrl, alive & ~result.terminated)
+        recorder.add(state, reference, alive & ~result.terminated)
+        env.disturbances.strike(env.qvel, env.generator)
         steps += alive
         failed |= alive & result.terminated
         if complete:
@@ -166,7 +168,7 @@ class _Recorder:
         self._earlier: Array | None = None
         self._begun: Array = env.state.copy()
 
-    def before(self, reference: BodyState) -> None:
+    def before(self) -> None:
         """Keep what the step will change."""
         self._begun = self._env.state.copy()
         self._earlier = self._task.library.at(self._env.episodes.frame).qpos[:, :2]
@@ -180,23 +182,21 @@ class _Recorder:
         motion = self._task.kinematics.states(qpos, qvel)
         return BodyState(qpos=qpos, qvel=qvel, sites=motion.position, motion=motion)
 
-    def add(
-        self, state: BodyState, reference: BodyState, ctrl: Float[Array, "env actuator"], kept: Bool[Array, " env"]
-    ) -> None:
+    def add(self, state: BodyState, reference: BodyState, kept: Bool[Array, " env"]) -> None:
         """Add one control step of the robots that are still measured."""
         if not self._complete:
             local = key_point_errors(state, reference)[1]
             self._gather({"keypoint_error_local_mm": (local, np.ones(len(local)))}, kept)
             return
         assert state.motion is not None and self._earlier is not None
-        torque, speed = self._motors(ctrl)
+        torque, speed, limit = self._motors()
         slide, contact = self._soles.sliding(state.motion)
         record = StepRecord(
             state=state,
             reference=reference,
             torque=torque,
             speed=speed,
-            torque_limit=self._task.robot.torque_limit,
+            torque_limit=limit,
             slide=slide,
             contact=contact,
         )
@@ -228,16 +228,15 @@ class _Recorder:
             self._sums[name] = self._sums.get(name, none) + np.where(kept, value, 0.0)
             self._weights[name] = self._weights.get(name, none) + np.where(kept, weight, 0.0)
 
-    def _motors(self, ctrl: Float[Array, "env actuator"]) -> tuple[Array, Array]:
-        """Return torques [N m] and hinge velocities [rad/s] at the begin of every physics step, where motors act."""
-        env, task = self._env, self._task
-        states = np.concatenate((self._begun[:, None], env.passed[:, :-1]), axis=1)
-        count, samples = states.shape[:2]
-        flat = np.nan_to_num(states.reshape(count * samples, -1))
-        qpos, qvel = flat[:, 1 : 1 + env.qpos.shape[1]], flat[:, 1 + env.qpos.shape[1] :]
-        share = task.torque_share(np.repeat(ctrl, samples, axis=0), qpos, qvel)
-        shape = (count, samples, share.shape[1])
-        return (share * task.robot.torque_limit).reshape(shape), qvel[:, 6:].reshape(shape)
+    def _motors(self) -> tuple[Array, Array, Array]:
+        """Return torques [N m] and hinge velocities [rad/s] when every physics step begins, and the limits [N m]."""
+        env, task, drawn = self._env, self._task, self._env.disturbances.parameters
+        limit = task.robot.torque_limit[None] * (1.0 if drawn is None else drawn.strength)
+        states = np.nan_to_num(np.concatenate((self._begun[:, None], env.passed[:, :-1]), axis=1))
+        qpos, qvel = states[..., 1 : 1 + env.qpos.shape[1]], states[..., 1 + env.qpos.shape[1] :]
+        steps = range(states.shape[1])
+        shares = [task.torque_share(env.held[:, k], qpos[:, k], qvel[:, k], parameters=drawn) for k in steps]
+        return np.stack(shares, axis=1) * limit[:, None], qvel[..., 6:], limit
 
 
 def _reference_down(task: TrackingTask) -> Bool[Array, " frame"]:

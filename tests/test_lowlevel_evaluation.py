@@ -19,6 +19,7 @@ from motionlex.data.errors import UserError
 from motionlex.data.robots import get_robot
 from motionlex.envs.batched import BatchedTracking
 from motionlex.envs.kinematics import SiteKinematics
+from motionlex.envs.randomisation import Randomisation
 from motionlex.envs.reference import CommandSource, MotionLibrary
 from motionlex.envs.simulator import Simulator, initial_time_state
 from motionlex.envs.soles import Soles
@@ -81,6 +82,8 @@ def replay(monkeypatch):
                 row = np.clip(episodes.frame + 1 - lag, 0, library.last_frame[episodes.frame])
                 self.state[:] = initial_time_state(*change(library.qpos[row].copy(), library.qvel[row].copy()))
                 self._passed[:] = self.state[:, None]
+                self._held[:] = ctrl[:, None]
+                return ctrl
 
         monkeypatch.setattr(evaluation_tracking, "BatchedTracking", Replay)
 
@@ -180,7 +183,7 @@ def test_the_sign_of_the_quaternion_means_nothing(replay):
 
 
 def test_saturation_and_power_of_known_torques(replay):
-    limit = np.array([10.0, 20.0])
+    limit = np.array([[10.0, 20.0]])
     torque = np.array([[[9.9, -20.0], [9.89, 0.0]]])  # 99 %, 100 %, 98.9 %, 0 %
     assert saturated_share(torque, limit) == pytest.approx([0.5])
     assert absolute_power(torque, np.array([[[1.0, 2.0], [-1.0, 5.0]]])) == pytest.approx([0.5 * (9.9 + 40.0 + 9.89)])
@@ -387,6 +390,22 @@ def test_repeats_with_noise_are_seeded_and_without_it_no_frame_counts_twice():
     assert noisy[0]["episodes"] == 40 and noisy[0] == noisy[1]
     assert noisy[0]["joint_error_rad"] != noisy[2]["joint_error_rad"]
     assert noisy[0]["joint_error_rad"] > report["joint_error_rad"]
+
+
+def test_robots_that_differ_are_seeded_and_worse_off_than_the_nominal_one():
+    library, policy = library_of(moving(frames=80)), Still()
+    config = TaskConfig()
+
+    def score(seed, randomisation):
+        return evaluate_tracking(
+            policy, library, None, robot=ROBOT, config=config, seconds=0.3, per_run=1, repeats=6, seed=seed,
+            randomisation=randomisation,
+        )  # fmt: skip
+
+    heavy = Randomisation.heavy()
+    a, b, c = score(1, heavy), score(1, heavy), score(2, heavy)
+    assert a == b and a["joint_error_rad"] != c["joint_error_rad"] and a["randomised"] is True
+    assert score(1, None)["randomised"] is False and a["joint_error_rad"] > score(1, None)["joint_error_rad"]
 
 
 def test_batches_of_robots_do_not_change_the_result(monkeypatch):
