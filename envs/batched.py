@@ -70,8 +70,9 @@ class BatchedTracking(VecEnv):
         """Simulations that blew up so far."""
         model = task_model(task.robot, task.config) if model is None else model
         differ = task.config.randomisation.physical
-        self._models = [copy.copy(model) for _ in range(worlds)] if differ else [model] * worlds
-        self.disturbances = Disturbances(task, self._models)
+        self.models = [copy.copy(model) for _ in range(worlds)] if differ else [model] * worlds
+        """One model per world; the same one everywhere unless robots differ."""
+        self.disturbances = Disturbances(task, self.models)
         self._data = [mujoco.MjData(model) for _ in range(threads)]
         self._pool = rollout.Rollout(nthread=threads if threads > 1 else 0)
         self.physics_steps = substeps(task.config.hz, task.config.timestep)
@@ -147,7 +148,7 @@ class BatchedTracking(VecEnv):
         applied = self.disturbances.delayed(ctrl, self._held)
         # The checks and allocations of the library's call would cost a tenth of the physics; shapes are ours.
         self._pool.rollout(
-            self._models,
+            self.models,
             self._data,
             self.state,
             self._held,

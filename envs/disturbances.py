@@ -59,6 +59,7 @@ class ModelWriter:
         else:
             model.actuator_gear[:, 0] = self._gear * drawn.strength[row]
         mujoco.mj_setConst(model, self._data)
+        model.stat.meaninertia = model.dof_M0.mean()  # scales the solver's tolerance; mj_setConst leaves it alone
 
 
 class Disturbances:

@@ -35,13 +35,18 @@ class MotionLibrary:
             hz: Control rate [1/s].
 
         Raises:
-            UserError: If rates differ or nothing is left.
+            UserError: If rates or joints differ or nothing is left.
         """
         self.robot, self.hz = robot, hz
         runs: list[tuple[int, int, MotionClip]] = []
         for index, clip in enumerate(clips):
             if abs(clip.hz - hz) > 1e-9:
                 raise UserError(f"clip {clip.name!r} has {clip.hz:g} Hz; the library wants {hz:g} Hz")
+            if (joints := clip.qpos.shape[1] - 7) != len(robot.joints):
+                raise UserError(
+                    f"clip {clip.name!r} has {joints} joints, {robot.name} has {len(robot.joints)}: "
+                    "it is a motion of another robot; retarget it first"
+                )
             runs += [(index, start, clip.slice(start, stop)) for start, stop in valid_runs(clip)]
         if not runs:
             raise UserError(
