@@ -57,7 +57,7 @@ class WarpPhysics:
             buffers: Room for contacts and constraints; None takes the defaults.
         """
         check_number("worlds", worlds, above=0)
-        buffers = buffers or WarpBuffers()
+        self.buffers = buffers or WarpBuffers()
         self.device = torch.empty(0, device=device).device  # with its index
         self.steps = substeps(config.hz, config.timestep)
         wp.config.log_level = wp.LOG_ERROR  # otherwise a line for each of a hundred kernels, and one without a GPU
@@ -75,8 +75,8 @@ class WarpPhysics:
             self.data = mjw.make_data(
                 self.host_model,
                 nworld=worlds,
-                naconmax=max(buffers.contacts * worlds, most_contacts),
-                njmax=min(buffers.constraints, 4 * most_contacts + self.host_model.njnt),
+                naconmax=max(self.buffers.contacts * worlds, most_contacts),
+                njmax=min(self.buffers.constraints, 4 * most_contacts + self.host_model.njnt),
             )
         self.qpos: Float[Tensor, "env coordinate"] = wp.to_torch(self.data.qpos)
         """Positions of all robots, a view."""

@@ -1,0 +1,229 @@
+"""``train_lowlevel --backend warp``: run folder, progress, checkpoints and resume around the trainer on the GPU."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+
+from motionlex.controllers.generated_library import load_generated
+from motionlex.controllers.low_level import (
+    SCORE_EVERY,
+    build_policy,
+    build_task,
+    evaluate_policy,
+    load_library,
+    load_low_level_config,
+    score_policy,
+)
+from motionlex.controllers.low_level_config import LowLevelConfig, LowLevelFlags, resolve_config
+from motionlex.controllers.low_level_state import Progress, RunCallback
+from motionlex.controllers.warp_trainer import WarpTrainer
+from motionlex.data.errors import UserError
+from motionlex.data.storage import finite, write_json
+from motionlex.envs.task import TrackingTask
+from motionlex.envs.warp import EpisodeTotals, WarpTracking
+from motionlex.motion_vae import checkpoint, distributed
+from motionlex.motion_vae.precision import float32_arithmetic
+from motionlex.motion_vae.registry import PlainValue
+
+logger = logging.getLogger(__name__)
+_LATEST = 1000
+"""Episodes over which progress is averaged."""
+
+
+def train_on_warp(flags: LowLevelFlags, device: str, threads: int) -> dict[str, PlainValue]:
+    """Create or continue a run on MuJoCo Warp and train it.
+
+    Args:
+        flags: What the user asked for, numbers checked.
+        device: Torch device of simulation and networks; under torchrun this rank's own.
+        threads: Threads of the evaluation on the CPU.
+
+    Returns:
+        Keys run, steps, seconds, seconds_per_step and the final metrics by name.
+
+    Raises:
+        UserError: On any mistake of the user.
+    """
+    if torch.device(device).type == "cpu":
+        logger.warning("MuJoCo Warp runs on the CPU: good for a trial, slow; give --device cuda")
+    if flags.resume is not None:
+        return _resume(flags, flags.resume, device, threads)
+    return _create(flags, device, threads)
+
+
+class WarpCallback(RunCallback):
+    """Progress, TensorBoard and checkpoints as on the CPU, once per update."""
+
+    def __init__(
+        self,
+        folder: Path,
+        meta: Mapping[str, PlainValue],
+        progress: Progress,
+        score: Callable[[WarpTrainer], Mapping[str, float]],
+        trainer: WarpTrainer,
+    ) -> None:
+        """Attach to a trainer; other arguments as for the CPU's callback."""
+        super().__init__(folder, dict(meta), progress, score)
+        self.model = trainer
+        self._reports: deque[EpisodeTotals] = deque()
+        self._warned: set[str] = set()
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the target was reached."""
+        return self._stopped
+
+    def _training_state(self) -> dict[str, object]:
+        return self.model.state()
+
+    def _episode_metrics(self) -> dict[str, float]:
+        env = self.model.env
+        self._reports.append(env.report())
+        while sum(report.episodes for report in self._reports) - self._reports[0].episodes >= _LATEST:
+            self._reports.popleft()
+        totals = [sum(getattr(r, name) for r in self._reports) for name in ("episodes", "steps", "returns", "lost")]
+        episodes = max(totals[0], 1.0)
+        overflow = env.physics.overflow()
+        for kind in overflow.keys() - self._warned:
+            self._warned.add(kind)
+            logger.warning(
+                "%s was too small in %d worlds, whose contacts were not all simulated: give larger buffers, now "
+                "--set contacts=%d constraints=%d",
+                *(kind, overflow[kind], env.physics.buffers.contacts, env.physics.buffers.constraints),
+            )
+        return {
+            "mean_episode_s": totals[1] / episodes / env.task.config.hz,
+            "mean_return": totals[2] / episodes,
+            "lost_share": totals[3] / episodes,
+            "overflowed_worlds": float(sum(overflow.values())),
+        }
+
+
+def learn(trainer: WarpTrainer, callback: WarpCallback, total: int) -> None:
+    """Train until ``total`` control steps are done or the callback's target is reached."""
+    cuda = [trainer.device] if trainer.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=cuda):
+        trainer.start_randomness()
+        callback._on_training_start()
+        while trainer.steps < total and not callback.stopped:
+            callback._on_rollout_start()
+            trainer.improve()
+        callback._on_training_end()
+
+
+def _create(flags: LowLevelFlags, device: str, threads: int) -> dict[str, PlainValue]:
+    config = resolve_config(flags)
+    if config.teacher is not None:
+        raise UserError("--teacher needs --backend cpu; its run can then be the --init of one with --backend warp")
+    name = f"lowlevel_{config.data}_{config.task.goal}_{config.preset}_warp_{config.seed}"
+    folder = flags.out or Path("runs") / name
+    if distributed.rank() == 0:  # the others may come when it exists already
+        checkpoint.check_new(folder)
+    task, trainer, digests = _prepare(config, device, None)
+    meta = {**checkpoint.provenance(), "seed": config.seed, "library_frames": task.library.frames}
+    meta |= {**digests, "device": _device_name(trainer.device), "warp_versions": _versions()}
+    if distributed.rank() == 0:
+        with checkpoint.NewRunFolder(folder) as partial:
+            write_json(partial / checkpoint.CONFIG_FILE, asdict(config))
+            write_json(partial / checkpoint.META_FILE, {**meta, "steps": 0, "processes": trainer.ranks})
+            trainer.policy.network.save(partial)
+    return _run(flags, config, task, trainer, folder, meta, threads)
+
+
+def _resume(flags: LowLevelFlags, folder: Path, device: str, threads: int) -> dict[str, PlainValue]:
+    config = load_low_level_config(folder)
+    config = replace(config, steps=flags.steps or config.steps)
+    meta = checkpoint.read_json(folder / checkpoint.META_FILE)
+    task, trainer, digests = _prepare(replace(config, init=None), device, flags.data_root)
+    for name, digest in digests.items():
+        if meta.get(name) != digest:
+            raise UserError(f"--resume {folder}: the motions differ from those the run was started with")
+    state = checkpoint.load_state(folder)
+    try:
+        if len(state["ranks"]) != trainer.ranks:
+            raise UserError(f"{folder} was trained by {len(state['ranks'])} process(es), not {trainer.ranks}")
+        trainer.restore(state)
+    except (KeyError, RuntimeError, ValueError) as error:
+        raise UserError(f"{folder / checkpoint.STATE_FILE} does not fit this run: {error}") from error
+    if trainer.steps >= config.steps:
+        raise UserError(f"--resume {folder}: {trainer.steps} steps are done already; give --steps beyond that")
+    if distributed.rank() == 0:
+        write_json(folder / checkpoint.CONFIG_FILE, asdict(config))
+    return _run(flags, config, task, trainer, folder, meta, threads)
+
+
+def _prepare(
+    config: LowLevelConfig, device: str, data_root: Path | None
+) -> tuple[TrackingTask, WarpTrainer, dict[str, str]]:
+    """Build the task on the host (for evaluations) and the trainer on the device; also return hashes of the motions."""
+    ranks, rank = distributed.world_size(), distributed.rank()
+    if config.ppo.worlds % ranks:
+        raise UserError(f"{config.ppo.worlds} robots cannot be shared by {ranks} processes: give another --worlds")
+    library, digest = load_library(config, data_root)
+    generated = load_generated(config)
+    task, codebook = build_task(config, library, device, draws=config.code_draws, generated=generated)
+    policy = build_policy(config, task, codebook)
+    moved = TrackingTask(task.robot, task.library.to(device), config.task, task.command.to(device))
+    env = WarpTracking(
+        moved,
+        worlds=config.ppo.worlds // ranks,
+        generator=torch.Generator(device=device).manual_seed(config.seed + 7919 * rank),
+        buffers=config.buffers,
+    )
+    digests = {"data_sha256": digest} | ({} if generated is None else {"generated_sha256": generated.key})
+    return task, WarpTrainer(env, policy, config.ppo, seed=config.seed), digests
+
+
+def _run(
+    flags: LowLevelFlags,
+    config: LowLevelConfig,
+    task: TrackingTask,
+    trainer: WarpTrainer,
+    folder: Path,
+    meta: Mapping[str, PlainValue],
+    threads: int,
+) -> dict[str, PlainValue]:
+    """Train to ``config.steps``, save, evaluate with MuJoCo on the CPU and summarise."""
+    begin, done = time.perf_counter(), trainer.steps
+    every = SCORE_EVERY if flags.evaluate_every is None and flags.target_success is not None else flags.evaluate_every
+    progress = Progress(
+        total=config.steps,
+        checkpoint_s=flags.checkpoint_s,
+        evaluate_every=every or 0,
+        target_success=flags.target_success,
+    )
+    network = trainer.policy.network
+    callback = WarpCallback(folder, meta, progress, lambda _: score_policy(task, network, config, threads), trainer)
+    precision = "tf32" if trainer.device.type == "cuda" and config.ppo.precision == "float32" else "float32"
+    with float32_arithmetic(precision):
+        learn(trainer, callback, config.steps)
+    seconds = time.perf_counter() - begin
+    metrics: dict[str, PlainValue] = dict(callback.metrics)
+    if flags.evaluate and distributed.rank() == 0:
+        report = evaluate_policy(task, network.cpu(), config, threads)
+        metrics |= {name: value for name, value in report.items() if name not in ("clips", "hz")}
+        write_json(folder / "evaluation.json", finite(metrics))
+    return {
+        "run": str(folder),
+        "steps": trainer.steps,
+        "seconds": seconds,
+        "seconds_per_step": seconds / max(trainer.steps - done, 1),
+        "processes": trainer.ranks,
+        **metrics,
+    }
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+def _versions() -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in ("warp-lang", "mujoco-warp", "rsl-rl-lib")}
