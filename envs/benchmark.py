@@ -1,35 +1,34 @@
-"""Speed of the batched environment, as ratios measured in one run on one machine."""
+"""Speed of the batched environment, as ratios measured in one run on one machine, in turns."""
 
 from __future__ import annotations
 
-import importlib.util
+import contextlib
 import logging
 import os
-import time
-from collections.abc import Callable
-from functools import partial
+from typing import Literal
 
-import mujoco
 import numpy as np
-from mujoco import rollout
-from stable_baselines3.common.vec_env import SubprocVecEnv
 
 from motionlex.data.clip import MotionClip
 from motionlex.data.datasets import FASTEST_HZ
-from motionlex.data.errors import check_number
+from motionlex.data.errors import UserError, check_number
 from motionlex.data.robots import get_robot
+from motionlex.envs import loco
 from motionlex.envs.batched import BatchedTracking
+from motionlex.envs.contestants import BatchedContestant, Contestant, RawContestant
 from motionlex.envs.reference import MotionLibrary
-from motionlex.envs.simulator import task_model
+from motionlex.envs.rival_processes import LocoContestant, SubprocContestant
 from motionlex.envs.task import TrackingTask
-from motionlex.envs.task_config import TaskConfig
-from motionlex.envs.tracking import H1Track
+from motionlex.envs.task_config import Reward, TaskConfig
 
+Control = Literal["pd", "torque"]
 logger = logging.getLogger(__name__)
+_TURN_S = 0.5
+"""Length of a turn [s]: whatever else slows the machine for a while slows all of them."""
 
 
-def benchmark_task(hz: float) -> TrackingTask:
-    """Return a task of its own making: ten seconds of shallow knee bends, no files needed."""
+def benchmark_clip(hz: float) -> MotionClip:
+    """Return ten seconds of shallow knee bends: no files needed."""
     check_number("--hz", hz, at_least=1, at_most=FASTEST_HZ)
     robot = get_robot("h1")
     time_s = np.arange(round(10.0 * hz)) / hz
@@ -40,92 +39,107 @@ def benchmark_task(hz: float) -> TrackingTask:
         for side in "lr":
             qpos[:, 7 + robot.joint_names.index(f"{name}_{side}")] += factor * bend
     qpos[:, 2] -= 0.8 * (np.cos(0.2) - np.cos(0.2 + 0.5 * bend))
-    clip = MotionClip(name="knee_bends", qpos=qpos, hz=hz)
-    return TrackingTask(robot, MotionLibrary([clip], robot, hz), TaskConfig(hz=hz))
+    return MotionClip(name="knee_bends", qpos=qpos, hz=hz)
+
+
+def benchmark_task(hz: float, *, control: Control = "pd", reward: Reward = "deepmimic") -> TrackingTask:
+    """Return a task of its own making, see :func:`benchmark_clip`."""
+    robot, config = get_robot("h1"), TaskConfig(hz=hz, control=control, reward=reward)
+    return TrackingTask(robot, MotionLibrary([benchmark_clip(hz)], robot, hz), config)
 
 
 def benchmark_env(
-    hz: float = 50.0, *, worlds: int = 256, threads: int | None = None, seconds: float = 4.0
-) -> dict[str, float | int | None]:
-    """Time the batched environment, raw physics of the same worlds, and one process per environment.
+    hz: float = 50.0,
+    *,
+    worlds: int = 256,
+    threads: int | None = None,
+    seconds: float = 4.0,
+    control: Control = "pd",
+    reward: Reward = "deepmimic",
+) -> dict[str, float | int | str | None]:
+    """Time the batched environment, raw physics of the same worlds, and what others run one process per robot.
+
+    All take turns of half a second. Rates are control steps of single robots per second.
 
     Args:
         hz: Control rate [1/s].
         worlds: Robots of the batch.
-        threads: Physics threads and processes; None takes the cores.
+        threads: Physics threads, and processes of the others; None takes the cores.
         seconds: Time spent on each measurement [s].
+        control: Motors of our environment.
+        reward: Its reward.
 
     Returns:
-        ``env_steps_per_s`` (control steps with observations, rewards and resets), ``raw_steps_per_s``
-        (``mujoco.rollout`` alone), ``subproc_steps_per_s`` (stable-baselines3's SubprocVecEnv), their ratios,
-        ``loco_mujoco_steps_per_s`` (None: not measured here), ``threads``, ``hz``.
+        ``env_steps_per_s`` (with observations, rewards and resets), ``raw_steps_per_s`` (``mujoco.rollout`` alone on
+        the states and targets that the environment went through, at its best batch size ``raw_worlds``, nothing
+        allocated), ``subproc_steps_per_s`` (stable-baselines3's SubprocVecEnv), ``loco_mujoco_steps_per_s``
+        (LocoMuJoCo's environment, default observation and MimicReward, its own model, 1 ms x 10, ``threads``
+        processes, resets not counted; None without it or its model),
+        ``loco_mujoco_steps_per_s_equal_physics`` (the same with our model, time step and sub-steps, torque motors),
+        the ratios of ours to each, ``threads``, ``worlds``, ``hz``, ``control``, ``reward``.
+
+    Raises:
+        UserError: If a number is out of range, or a process of the others ends early.
     """
-    count = threads or os.cpu_count() or 1
-    task = benchmark_task(hz)
-    env = BatchedTracking(task, worlds=worlds, threads=count, generator=np.random.default_rng(0))
-    env.reset()
-    batched, raw = _batched_and_raw_rate(env, count, seconds)
-    env.close()
-    subproc = _subproc_rate(hz, count, seconds)
-    if importlib.util.find_spec("loco_mujoco") is not None:
-        logger.info("loco-mujoco is installed; its environment is not timed here yet")
+    count = _thread_count(threads)
+    check_number("--worlds", worlds, at_least=1)
+    check_number("--seconds", seconds, above=0)
+    task = benchmark_task(hz, control=control, reward=reward)
+    with contextlib.ExitStack() as stack:
+        env = BatchedTracking(task, worlds=worlds, threads=count, generator=np.random.default_rng(0))
+        batched = stack.enter_context(contextlib.closing(BatchedContestant(env)))
+        raw = stack.enter_context(contextlib.closing(RawContestant(batched, count)))
+        raw.choose(seconds / 32)
+        others: dict[str, Contestant] = {}
+        others["subproc"] = SubprocContestant(benchmark_clip(hz), task.robot, task.config, count)
+        stack.callback(others["subproc"].close)
+        for name, physics in _loco_physics(task).items():
+            others[name] = LocoContestant(benchmark_clip(physics.hz), physics, count)
+            stack.callback(others[name].close)
+        take_turns([batched, raw, *others.values()], seconds)
+        rates = {"raw": raw.rate, **{name: other.rate for name, other in others.items()}}
+    rates = {name: rates.get(name) for name in ("raw", "subproc", "loco_mujoco", "loco_mujoco_equal_physics")}
     return {
-        "env_steps_per_s": batched,
-        "raw_steps_per_s": raw,
-        "subproc_steps_per_s": subproc,
-        "loco_mujoco_steps_per_s": None,
-        "env_over_raw": batched / raw,
-        "env_over_subproc": batched / subproc,
+        "env_steps_per_s": batched.rate,
+        "raw_steps_per_s": rates["raw"],
+        "raw_worlds": raw.worlds,
+        "subproc_steps_per_s": rates["subproc"],
+        "loco_mujoco_steps_per_s": rates["loco_mujoco"],
+        "loco_mujoco_steps_per_s_equal_physics": rates["loco_mujoco_equal_physics"],
+        **{f"env_over_{name}": batched.rate / rate if rate else None for name, rate in rates.items()},
         "threads": count,
         "worlds": worlds,
         "hz": hz,
+        "control": control,
+        "reward": reward,
     }
 
 
-def _rate(step: Callable[[int], object], robots: int, seconds: float) -> float:
-    """Return control steps of single robots per second."""
-    for index in range(3):
-        step(index)
-    begin, index = time.perf_counter(), 0
-    while (spent := time.perf_counter() - begin) < seconds:
-        step(index)
-        index += 1
-    return index * robots / spent
+def take_turns(contestants: list[Contestant], seconds: float) -> None:
+    """Let each run for ``seconds`` in all [s], in short turns."""
+    rounds = max(1, round(seconds / _TURN_S))
+    for _ in range(rounds):
+        for contestant in contestants:
+            contestant.turn(seconds / rounds)
 
 
-def _batched_and_raw_rate(env: BatchedTracking, threads: int, seconds: float) -> tuple[float, float]:
-    """Time the environment and mujoco.rollout on the very states and targets it went through, in turns."""
-    task = env.task
-    model = task_model(task.robot, task.config)
-    data = [mujoco.MjData(model) for _ in range(threads)]
-    actions = np.random.default_rng(1).normal(0.0, 0.1, (16, env.num_envs, task.actions))
-    spent, count = np.zeros(2), 0
-    with rollout.Rollout(nthread=threads if threads > 1 else 0) as pool:
-        while spent.max() < seconds:
-            seen = []
-            for action in actions:
-                ctrl = np.repeat(task.control(env.episodes, action)[:, None], env.physics_steps, axis=1)
-                seen.append((env.state.copy(), ctrl))
-                begin = time.perf_counter()
-                env.step(action)
-                spent[0] += time.perf_counter() - begin
-            begin = time.perf_counter()
-            for state, ctrl in seen:
-                pool.rollout(model, data, state, ctrl)
-            spent[1] += time.perf_counter() - begin
-            count += len(actions) * env.num_envs
-    return count / spent[0], count / spent[1]
+def _thread_count(threads: int | None) -> int:
+    """Return the number of threads to use; more than there are cores is allowed."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    check_number("--threads", threads, at_least=1)
+    if threads is not None and threads > cores:
+        logger.warning("--threads %d: only %d cores are there, so threads wait for each other", threads, cores)
+    return threads or cores
 
 
-def _make_env(hz: float) -> H1Track:
-    return H1Track(benchmark_task(hz))
-
-
-def _subproc_rate(hz: float, processes: int, seconds: float) -> float:
-    """Time one environment per process."""
-    env = SubprocVecEnv([partial(_make_env, hz) for _ in range(processes)])
-    env.reset()
-    action = np.zeros((processes, env.action_space.shape[0]))
-    rate = _rate(lambda _: env.step(action), processes, seconds)
-    env.close()
-    return rate
+def _loco_physics(task: TrackingTask) -> dict[str, loco.LocoPhysics]:
+    """Return the physics with which LocoMuJoCo's environment can be timed here."""
+    if not loco.installed():
+        logger.info("loco-mujoco is not installed (extra [loco]), so its environment is not timed")
+        return {}
+    found = {"loco_mujoco_equal_physics": loco.LocoPhysics.of_task(task.robot, task.config)}
+    try:
+        found["loco_mujoco"] = loco.LocoPhysics.own()
+    except UserError as error:
+        logger.info("LocoMuJoCo's own physics are not timed: %s", error)
+    return found

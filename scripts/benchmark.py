@@ -5,7 +5,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -15,10 +15,20 @@ from motionlex.scripts.common import JsonValue, run_cli
 
 @dataclass(frozen=True, kw_only=True)
 class EnvBenchmark:
-    """Time the batched environment against raw physics and single environments."""
+    """Time the batched environment against raw physics, single environments and LocoMuJoCo's."""
 
     hz: float = 50.0
     """Control rate [1/s]."""
+    worlds: int = 256
+    """Robots of the batch."""
+    threads: int | None = None
+    """Physics threads, and processes of the others; None takes the cores."""
+    seconds: float = 4.0
+    """Time spent on each measurement [s]."""
+    control: Literal["pd", "torque"] = "pd"
+    """Motors."""
+    reward: Literal["deepmimic", "beyond_mimic", "loco_mujoco"] = "deepmimic"
+    """Reward of the batched environment."""
 
 
 @dataclass(frozen=True, kw_only=True)
