@@ -2,6 +2,7 @@
 
 The student drives the robot; at every state it reaches, the teacher is asked what it would do. The teacher's motor
 target is re-expressed around the student's one fixed pose, so that the student's motion still comes from codes alone.
+Under torchrun every rank has robots and a memory of its own; gradients are averaged.
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from motionlex.controllers.low_level_policy import LowLevelPolicy
+from motionlex.controllers.ppo import Precision
 from motionlex.data.errors import UserError
 from motionlex.envs.batched import BatchedTracking
 from motionlex.envs.task import TrackingTask
+from motionlex.motion_vae import distributed
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +79,7 @@ def distil(
     config: DistillationConfig,
     generator: torch.Generator,
     *,
+    precision: Precision = "float32",
     done: int = 0,
     on_progress: Callable[[int], None] | None = None,
 ) -> dict[str, float]:
@@ -87,6 +91,7 @@ def distil(
         env: The student's environment.
         config: How to learn.
         generator: Source of driving noise and of mini-batches.
+        precision: Arithmetic of the matrix products in the updates.
         done: Control steps that were done before; the rest follows (with an empty memory and a fresh optimiser).
         on_progress: Called after every horizon with the control steps done.
 
@@ -96,7 +101,7 @@ def distil(
     Raises:
         UserError: If teacher or task do not fit.
     """
-    task = env.task
+    task, ranks = env.task, distributed.world_size()
     check_teacher(teacher, task)
     memory = _Memory(config.memory, task.policy_size, task.actions)
     parameters = [*student.actor.parameters(), *(student.codes.parameters() if student.codes is not None else ())]
@@ -112,18 +117,21 @@ def distil(
             noise = torch.randn(driven.shape, generator=generator).numpy()
             observation, _, _, infos = env.step(driven + config.noise * noise)
             lengths += [info["episode"]["l"] / task.config.hz for info in infos if info]
-            done += env.num_envs
+            done += env.num_envs * ranks
         fraction = min(done / config.steps, 1.0)
         optimizer.param_groups[0]["lr"] = config.rate * (0.1 + 0.45 * (1.0 + np.cos(np.pi * fraction)))
         loss = float(
             np.mean(
-                [_update(student, optimizer, *memory.draw(config.minibatch, generator)) for _ in range(config.updates)]
+                [
+                    _update(student, optimizer, *memory.draw(config.minibatch // ranks, generator), precision)
+                    for _ in range(config.updates)
+                ]
             )
         )
         lengths = lengths[-1000:]
         if on_progress is not None:
             on_progress(done)
-        if time.perf_counter() - shown > 10.0:
+        if time.perf_counter() - shown > 10.0 and distributed.rank() == 0:
             shown = time.perf_counter()
             logger.info(
                 "distilling: step %.3fM of %.3fM, %.0f steps/s, loss %.4f, episode %.2f s",
@@ -150,10 +158,13 @@ def _update(
     optimizer: torch.optim.Optimizer,
     observation: Float[Tensor, "batch feature"],
     label: Float[Tensor, "batch action"],
+    precision: Precision,
 ) -> float:
-    loss = (student.mean(observation) - label).square().mean()
+    with torch.autocast(label.device.type, torch.bfloat16, enabled=precision == "bf16"):
+        loss = (student.mean(observation) - label).square().mean()
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
+    distributed.average_gradients(optimizer.param_groups[0]["params"])
     torch.nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], 1.0)
     optimizer.step()
     return float(loss.detach())

@@ -231,16 +231,26 @@ def _imitate(config: LowLevelConfig, model: TrackingPPO, folder: Path, checkpoin
 
     def save(steps: int) -> None:
         nonlocal saved
-        if time.perf_counter() - saved > checkpoint_s and steps < config.distill_steps:
+        if distributed.rank() == 0 and time.perf_counter() - saved > checkpoint_s and steps < config.distill_steps:
             saved = time.perf_counter()
             policy.save(folder)
             write_json(path, {"steps": steps})
 
     recipe, teacher = DistillationConfig(steps=config.distill_steps), LowLevelPolicy.load(Path(str(config.teacher)))
-    scores = distil(policy, teacher, model.env, recipe, model.generator, done=done, on_progress=save)
+    scores = distil(
+        policy,
+        teacher,
+        model.env,
+        recipe,
+        model.generator,
+        precision=config.ppo.precision,
+        done=done,
+        on_progress=save,
+    )
     policy.log_std.data.fill_(float(np.log(IMITATED_STD)))
-    policy.save(folder)
-    write_json(path, {"steps": config.distill_steps, **scores})
+    if distributed.rank() == 0:
+        policy.save(folder)
+        write_json(path, {"steps": config.distill_steps, **scores})
 
 
 def load_low_level_config(folder: Path) -> LowLevelConfig:

@@ -25,17 +25,20 @@ from motionlex.envs.batched import BatchedTracking
 from motionlex.motion_vae import distributed
 
 
+Precision = Literal["auto", "float32", "bf16"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class PPOConfig:
     """Hyper-parameters."""
 
     worlds: int = 256
     """Robots simulated at once."""
-    horizon: int = 32
+    horizon: int = 16
     """Control steps per robot between updates."""
-    epochs: int = 5
+    epochs: int = 3
     """Passes over the collected steps."""
-    minibatch: int = 2048
+    minibatch: int = 1024
     """Steps per gradient."""
     gamma: float = 0.97
     """Discount per control step."""
@@ -57,10 +60,11 @@ class PPOConfig:
     """Range of the actor's learning rate."""
     minimum_std: float = 0.05
     """Smallest standard deviation of an action."""
-    initial_std: float = 0.5
+    initial_std: float = 0.3
     """Standard deviation of the actions at the start."""
-    precision: Literal["float32", "bf16"] = "float32"
-    """Arithmetic of the networks' matrix products in the update; parameters, losses and acting stay in float32."""
+    precision: Precision = "auto"
+    """Arithmetic of the networks' matrix products in the update (auto: bf16 where the processor multiplies it natively,
+    as found when a run is created); parameters, losses and acting stay in float32."""
 
     def __post_init__(self) -> None:
         for name in ("worlds", "horizon", "epochs", "minibatch", "max_gradient", "actor_rate", "critic_rate"):
@@ -69,6 +73,14 @@ class PPOConfig:
             check_number(name, getattr(self, name), above=0)
         for name in ("gamma", "gae_lambda"):
             check_number(name, getattr(self, name), at_least=0, at_most=1)
+
+
+def native_precision(device: str) -> Precision:
+    """Return bf16 where a device multiplies it natively, else float32: emulated bf16 is slower than float32."""
+    if device != "cpu":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    found = getattr(torch.cpu, "get_capabilities", dict)()  # younger than the oldest torch that works
+    return "bf16" if found.get("avx512_bf16") or found.get("amx_bf16") else "float32"
 
 
 def adapted_rate(rate: float, kl: float, target: float, bounds: tuple[float, float]) -> float:

@@ -129,9 +129,10 @@ def _assigned(config: object, assignments: Sequence[str]) -> dict[str, PlainValu
         found = [path for path in leaves if f".{path}".endswith(f".{name}")] if separator else []
         if not found:
             raise unknown_name("setting", name, [path.rpartition(".")[2] for path in leaves], "as --set name=value")
-        if len(found) > 1 and name not in found:
+        outermost = min(path.count(".") for path in found)
+        path, *others = [path for path in found if path.count(".") == outermost]
+        if others:
             raise UserError(f"--set {name}: several settings are called so; say which: {', '.join(found)}")
-        path = name if name in found else found[0]
         leaf = path.rpartition(".")[2]
         leaves[path][leaf] = _parse(text, leaves[path][leaf], name)
     return plain

@@ -1,0 +1,118 @@
+"""How a low-level run is set up, scored and ended: settings by name, precision, an end at a target."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from motionlex.controllers import low_level
+from motionlex.controllers.low_level import default_processes, train_low_level
+from motionlex.controllers.low_level_config import LowLevelFlags, resolve_config
+from motionlex.controllers.low_level_policy import LowLevelPolicy, PolicyShape
+from motionlex.controllers.ppo import PPOConfig, TrackingPPO, native_precision
+from motionlex.data.datasets import MotionData
+from motionlex.data.errors import UserError
+from motionlex.envs.batched import BatchedTracking
+from motionlex.envs.benchmark import benchmark_task
+
+
+@pytest.fixture
+def small(monkeypatch, toy_clips):
+    """Toy motions behind the name builtin."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setattr(
+        low_level, "load_dataset", lambda name, root, hz: MotionData(name="toy", train=toy_clips, validation=(), hz=hz)
+    )
+
+
+SIZES = ("hidden=16,16", "horizon=8", "minibatch=32", "epochs=1")
+
+
+@pytest.mark.parametrize(
+    ("rates", "scored"),
+    [((1.0, 1.0, 1.0, 1.0, 1.0), 3), ((1.0, 0.9, 1.0, 0.96, 0.95, 1.0), 5), ((0.9,) * 8, 8)],
+)
+def test_training_ends_once_the_target_was_reached_three_times_in_a_row(small, monkeypatch, tmp_path, rates, scored):
+    found = iter(rates)
+    monkeypatch.setattr(low_level, "score_run", lambda *_: {"success_rate": next(found)})
+    result = train_low_level(
+        LowLevelFlags(
+            out=tmp_path / "run", worlds=4, steps=8 * 64 + 32, evaluate_every=64, target_success=0.95, set=SIZES,
+            evaluate=False,
+        )
+    )  # fmt: skip
+    scores = json.loads((tmp_path / "run/meta.json").read_text())["scores"]
+    assert [score["evaluation/success_rate"] for score in scores] == list(rates[:scored])
+    assert [score["steps"] for score in scores] == [64.0 * (i + 1) for i in range(scored)]
+    stopped = 64 * scored + 4  # the first step after the score sees the end
+    assert result["steps"] == (stopped if scored < len(rates) else 8 * 64 + 32)
+
+
+def test_settings_are_found_by_name_or_by_path():
+    config = resolve_config(LowLevelFlags(set=("horizon=8", "noise.joint=0.01", "weights.joint=0.5", "hidden=64,32")))
+    assert config.ppo.horizon == 8 and config.hidden == (64, 32)
+    assert config.task.noise.joint == 0.01 and config.task.weights.joint == 0.5
+    with pytest.raises(UserError, match=r"several.*noise\.joint"):
+        resolve_config(LowLevelFlags(set=("joint=0.1",)))
+    with pytest.raises(UserError, match="horizon"):
+        resolve_config(LowLevelFlags(set=("horizn=8",)))
+    with pytest.raises(UserError, match="epochs"):
+        resolve_config(LowLevelFlags(set=("epochs=0",)))
+
+
+def updates(precision):
+    """One PPO update in one precision: change of the actor's weights and the statistics."""
+    task = benchmark_task(50.0)
+    env = BatchedTracking(task, worlds=16, threads=1, generator=np.random.default_rng(0))
+    torch.manual_seed(0)
+    shape = PolicyShape(observation=151, critic_observation=151, actions=19, action_limit=4.0, hidden=(64, 64))
+    policy = LowLevelPolicy(shape, task.config)
+    config = PPOConfig(worlds=16, horizon=32, minibatch=512, epochs=1, precision=precision)
+    model = TrackingPPO(env, policy, config, torch.Generator().manual_seed(0), "cpu")
+    gradients = []
+    step = model.policy.optimizer.step
+    model.policy.optimizer.step = lambda: (
+        gradients.append(torch.cat([p.grad.flatten() for group in model.policy.groups for p in group])),
+        step(),
+    )
+    model.learn(512, log_interval=1 << 30)
+    env.close()
+    assert all(parameter.dtype == torch.float32 for parameter in policy.parameters())
+    return gradients[0], model.statistics
+
+
+def test_bf16_products_give_the_gradient_of_float32_up_to_rounding():
+    (exact, told), (rounded, told_too) = updates("float32"), updates("bf16")
+    assert rounded.dtype == torch.float32 and not torch.equal(exact, rounded)
+    # bf16 keeps 8 bits: errors of 2^-9 per product, averaged over 512 samples and 64 inputs.
+    assert torch.nn.functional.cosine_similarity(exact, rounded, dim=0) > 0.999
+    assert told_too["value_loss"] == pytest.approx(told["value_loss"], rel=0.02)
+
+
+def test_precision_is_chosen_by_what_the_processor_multiplies(monkeypatch):
+    for capabilities, expected in (
+        ({"avx512_bf16": True}, "bf16"),
+        ({"amx_bf16": True, "avx512_bf16": False}, "bf16"),
+        ({"avx512_bf16": False}, "float32"),
+        ({}, "float32"),
+    ):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda c=capabilities: c, raising=False)
+        assert native_precision("cpu") == expected
+
+
+def test_precision_is_fixed_when_a_run_is_created(small, tmp_path):
+    train_low_level(LowLevelFlags(out=tmp_path / "run", worlds=4, steps=32, set=SIZES, evaluate=False))
+    assert low_level.load_low_level_config(tmp_path / "run").ppo.precision == native_precision("cpu")
+
+
+def test_a_plain_command_takes_a_process_per_core_while_each_has_robots_enough(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(low_level.os, "cpu_count", lambda: 16)
+    assert default_processes(LowLevelFlags(worlds=256)) == 4
+    assert default_processes(LowLevelFlags(worlds=2048)) == 16
+    assert default_processes(LowLevelFlags(worlds=32)) == 1
+    assert default_processes(LowLevelFlags(processes=3)) == 3
+    assert default_processes(LowLevelFlags(threads=2)) == 1
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert default_processes(LowLevelFlags(worlds=256)) == 1
