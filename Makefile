@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+LOCO_VENV ?= .venv-loco
+LOCO_STAMP := $(LOCO_VENV)/.installed
 DEMO_SEED ?= 0
 # One torch thread: small networks gain nothing from two, and lose badly when something else runs.
 export OMP_NUM_THREADS ?= 1
@@ -24,9 +26,19 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(BIN)/python -m pytest
 
+# loco-mujoco wants an older MuJoCo and numpy: an environment of its own, in which only what it leaves open is pinned.
+$(LOCO_STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(LOCO_VENV)
+	grep -E '^(torch|gymnasium|stable_baselines3|transformers|jaxtyping|beartype|pytest)==' constraints.txt > $(LOCO_VENV)/constraints.txt
+	$(LOCO_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c $(LOCO_VENV)/constraints.txt -e '.[loco]' pytest beartype
+	@touch $@
+
+test-loco: $(LOCO_STAMP)
+	JAX_PLATFORMS=cpu $(LOCO_VENV)/bin/python -m pytest tests/test_loco_parity.py $(wildcard tests/test_envs_*.py tests/test_data_*.py)
+
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info demo
+	rm -rf $(VENV) $(LOCO_VENV) build dist *.egg-info demo

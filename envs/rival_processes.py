@@ -148,8 +148,8 @@ def _serve_loco(pipe: Connection, clip: MotionClip, physics: LocoPhysics, seed: 
     try:
         env = LocoMimic(clip, physics)
         env.reset(seed=seed)
-    except UserError as error:
-        pipe.send(str(error))
+    except ValueError as error:  # a mistake of the user, or a model that MuJoCo refuses
+        pipe.send(f"LocoMuJoCo's environment cannot be made: {error}")
         return
     env.step(np.zeros(env.action_space.shape))
     pipe.send((0, 0.0))

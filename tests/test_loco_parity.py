@@ -15,6 +15,7 @@ from motionlex.envs.benchmark import benchmark_clip, benchmark_task
 from motionlex.envs.kinematics import SiteKinematics
 from motionlex.envs.mimic_reward import Effort, LocoMujocoWeights, loco_mujoco_reward
 from motionlex.envs.rewards import BodyState, Transition
+from motionlex.envs.rival_processes import LocoContestant
 from motionlex.envs.simulator import Simulator
 from motionlex.envs.task_config import TaskConfig
 
@@ -37,15 +38,6 @@ THEIRS = {
     "joint_torque": "joint_torque_coeff",
     "action_rate": "action_rate_coeff",
 }
-
-
-def test_without_the_library_the_message_names_the_extra(monkeypatch):
-    monkeypatch.setattr(loco, "installed", lambda: False)
-    with pytest.raises(UserError, match=r"motionlex\[loco\]"):
-        loco.load_library()
-    monkeypatch.setenv(loco.MODEL_VARIABLE, "nowhere.xml")
-    with pytest.raises(UserError, match=r"nowhere\.xml"):
-        loco.LocoPhysics.own()
 
 
 if not loco.installed():
@@ -224,6 +216,19 @@ def test_its_own_physics_are_its_defaults():
     assert seen.shape == (49,)
     env.step(np.zeros(19))
     assert env.loco.data.time == pytest.approx(0.01)
+
+
+def test_its_processes_take_turns():
+    physics = loco.LocoPhysics.of_task(ROBOT, TaskConfig())
+    contestant = LocoContestant(benchmark_clip(50.0), physics, processes=2)
+    contestant.turn(0.1)
+    assert contestant.seconds >= 0.1 and contestant.steps >= 2
+    contestant._processes[0].kill()
+    with pytest.raises(UserError, match="one of 2 processes of LocoMuJoCo's environments ended early"):
+        contestant.turn(0.1)
+    contestant.close()
+    with pytest.raises(UserError, match="Error opening file"):
+        LocoContestant(benchmark_clip(50.0), replace(physics, model="nowhere.xml"), processes=1)
 
 
 def test_every_weight_has_its_name():
