@@ -187,11 +187,13 @@ def compare(content: bytes, policy: LowLevelPolicy, robot: Robot) -> tuple[str, 
     backend, outputs = _run(content, names, feed)
     whole = np.concatenate((feed["codes"], seen), axis=1) if shape.tokens else seen
     action = policy.act(whole.astype(np.float32))
-    worst = 0.0
     full = robot.torque_limit if policy.task.control == "torque" else np.ones(shape.actions)
     wanted = ((action, np.ones(shape.actions)), (motor_signal(policy, robot, seen, action), full))
-    for got, (value, unit) in zip(outputs, wanted, strict=True):
-        worst = max(worst, float((np.abs(got - value) / np.maximum(unit, np.abs(value))).max()))
+    ratios = [
+        np.abs(got - value) / np.maximum(unit, np.abs(value))
+        for got, (value, unit) in zip(outputs, wanted, strict=True)
+    ]
+    worst = float(np.max(ratios))  # NaN, from weights that are no numbers, stays NaN and is refused
     if not worst <= TOLERANCE:
         raise UserError(f"the exported file differs from the policy by {worst:.2g} ({backend}); nothing was written")
     logger.info("the file equals the policy to %.2g on %d random observations (%s)", worst, CHECKED_ROWS, backend)

@@ -328,6 +328,10 @@ def test_a_file_that_computes_something_else_is_not_written(tasks, tmp_path, mon
     policy.task = scaled
     with pytest.raises(UserError, match="differs from the policy"):
         compare(content, policy, ROBOT)
+    broken = trained_like(task, (16,))
+    broken.actor[0].weight[0, 0] = float("nan")
+    with pytest.raises(UserError, match="differs from the policy by nan"):
+        compare(policy_bytes(broken, ROBOT, {}), broken, ROBOT)
     run = save_run(tmp_path / "run", other)
     monkeypatch.setattr(export_module, "policy_bytes", lambda *_: content)
     with pytest.raises(UserError, match="nothing was written"):
