@@ -47,6 +47,11 @@ def columns(x: Array) -> Array:
     return np.ascontiguousarray(x.T).T if isinstance(x, np.ndarray) else x.T.contiguous().T
 
 
+def single(x: Array) -> Array:
+    """Return floating-point numbers in single precision."""
+    return x.astype(np.float32, order="K") if isinstance(x, np.ndarray) else x.float()
+
+
 def clamp(x: Array, low: Array | float, high: Array | float) -> Array:
     """Return x limited to [low, high]; the bounds broadcast."""
     if isinstance(x, np.ndarray):

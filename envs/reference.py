@@ -14,6 +14,7 @@ from scipy.ndimage import gaussian_filter1d
 from motionlex.data import quaternion
 from motionlex.data.arrays import Array, namespace
 from motionlex.data.clip import MotionClip
+from motionlex.data.compatibility import check_fits
 from motionlex.data.errors import UserError
 from motionlex.data.robots import Robot
 from motionlex.envs.kinematics import SiteKinematics, SiteStates
@@ -40,13 +41,9 @@ class MotionLibrary:
         self.robot, self.hz = robot, hz
         runs: list[tuple[int, int, MotionClip]] = []
         for index, clip in enumerate(clips):
+            check_fits(clip, robot)
             if abs(clip.hz - hz) > 1e-9:
                 raise UserError(f"clip {clip.name!r} has {clip.hz:g} Hz; the library wants {hz:g} Hz")
-            if (joints := clip.qpos.shape[1] - 7) != len(robot.joints):
-                raise UserError(
-                    f"clip {clip.name!r} has {joints} joints, {robot.name} has {len(robot.joints)}: "
-                    "it is a motion of another robot; retarget it first"
-                )
             runs += [(index, start, clip.slice(start, stop)) for start, stop in valid_runs(clip)]
         if not runs:
             raise UserError(
@@ -64,7 +61,7 @@ class MotionLibrary:
         self.qpos = np.concatenate([run.qpos for _, _, run in runs])
         self.qvel = np.concatenate([run.qvel() for _, _, run in runs])
         self.kinematics = SiteKinematics(robot)
-        self.sites: Array = np.ascontiguousarray(self.kinematics(self.qpos))
+        self.sites: Array = np.ascontiguousarray(self.kinematics(self.qpos.astype(np.float32)))
         self._motion: SiteStates | None = None
 
     def add_motion(self) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from jaxtyping import Float
 
 from motionlex.data import quaternion
-from motionlex.data.arrays import Array, clamp, namespace, stack_last
+from motionlex.data.arrays import Array, clamp, namespace, pick, stack_last
 from motionlex.envs.kinematics import SiteStates
 
 Terms = dict[str, Float[Array, " env"]]
@@ -105,6 +105,7 @@ def heading_frame(
 ) -> Float[Array, "env site 3"]:
     """Express world points [m] in the frame at the root whose z axis is vertical and whose x axis is the heading."""
     xp = namespace(sites)
+    qpos = xp.astype(qpos[:, :7], sites.dtype, copy=False)
     yaw = quaternion.yaw(qpos[:, 3:7])[:, None]
     cosine, sine = xp.cos(yaw), xp.sin(yaw)
     x, y, z = (sites[:, :, axis] - qpos[:, axis, None] for axis in range(3))
@@ -125,14 +126,13 @@ def deepmimic_terms(step: Transition) -> Terms:
     gap = heading_frame(state.sites, q) - heading_frame(reference.sites, q_ref)
     squared = (gap * gap).sum(axis=2)
     angle = quaternion.angle_between(q_ref[:, 3:7], q[:, 3:7])
-    ends = list(step.end_effectors)
     return {
         "joint": kernel(square_sum(q[:, 7:] - q_ref[:, 7:]), width_squared=0.04 * hinges),
         "joint_velocity": kernel(square_sum(v[:, 6:] - v_ref[:, 6:]), width_squared=4.0 * hinges),
         "root_position": kernel(square_sum(q[:, :3] - q_ref[:, :3]), width_squared=0.09),
         "root_orientation": kernel(angle * angle, width_squared=0.16),
         "key_point": kernel(squared.mean(axis=1), width_squared=0.02),
-        "end_effector": kernel(squared[:, ends].mean(axis=1), width_squared=0.02),
+        "end_effector": kernel(pick(squared, step.end_effectors).mean(axis=1), width_squared=0.02),
         "root_velocity": kernel(square_sum(v[:, :3] - v_ref[:, :3]), width_squared=0.5),
         "root_angular_velocity": kernel(square_sum(spin), width_squared=4.0),
     }

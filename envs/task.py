@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from motionlex.data import quaternion
-from motionlex.data.arrays import Array, clamp, columns, like, namespace
+from motionlex.data.arrays import Array, clamp, columns, like, namespace, single
 from motionlex.data.errors import UserError
 from motionlex.data.robots import Robot
 from motionlex.envs.alignment import move_under, shift, tracking_errors
@@ -257,7 +257,8 @@ class TrackingTask:
     def state(self, qpos: Float[Array, "env coordinate"], qvel: Float[Array, "env velocity"]) -> BodyState:
         """Return key points with as much of their motion as the reward needs."""
         if not self._motion_needed:
-            return BodyState(qpos=qpos, qvel=qvel, sites=self.kinematics(qpos))
+            # Single precision: a micrometre, half the time, and the same bits as the library's.
+            return BodyState(qpos=qpos, qvel=qvel, sites=self.kinematics(single(qpos)))
         motion = self.kinematics.states(qpos, qvel)
         return BodyState(qpos=qpos, qvel=qvel, sites=motion.position, motion=motion)
 
