@@ -90,6 +90,7 @@ class Disturbances:
         """Commands per physics step, oldest first: those on their way, then those of this control step."""
         self._steps, self._late = np.arange(steps), late
         noise, first = self.ranges.noise, 0
+        self._noisy, self._everyone = self.ranges.noisy, np.arange(self._count)
         if config.goal == "latent":
             assert task.command.codes is not None
             first = task.command.codes.shape[2] + 1  # codes and phase come first
@@ -98,7 +99,7 @@ class Disturbances:
             (self._joints, self._joints, 3, 3),
         )
         self._measured = slice(first, first + len(self._deviation))
-        self._noise = np.zeros((self._count, len(self._deviation) if self.ranges.noisy else 0))
+        self._noise = np.zeros((self._count, len(self._deviation) if self._noisy else 0))
 
     def begin(
         self, rows: Int[Array, " row"], qpos: Float[Array, "row coordinate"], generator: np.random.Generator
@@ -107,7 +108,7 @@ class Disturbances:
         if self.parameters is not None:
             draws = self.ranges.draws(self._bodies, self._joints)
             self.assign(rows, self._sample(generator.random((len(rows), draws))))
-        if self.ranges.delayed:
+        if self._late:
             # Until the first command arrives servos hold the start pose, and torque motors give nothing.
             self._line[rows] = 0.0 if self._torque else qpos[:, None, 7:]
         self._draw_noise(rows, generator)
@@ -133,7 +134,7 @@ class Disturbances:
         assert self.parameters is not None
         self._line[:, self._late :] = ctrl[:, None]
         arriving = self._late + self._steps - self.parameters.delay[:, None]
-        held[:] = self._line[np.arange(self._count)[:, None], arriving]
+        held[:] = self._line[self._everyone[:, None], arriving]
         self._line[:, : self._late] = self._line[:, len(self._steps) :].copy()
         return held[:, -1].copy()
 
@@ -143,22 +144,22 @@ class Disturbances:
         if speed > 0.0:
             hit = np.flatnonzero(generator.random(self._count) < self._chance)
             qvel[hit, :2] += generator.uniform(-speed, speed, (len(hit), 2))
-        self._draw_noise(np.arange(self._count), generator)
+        self._draw_noise(self._everyone, generator)
 
     def measure(
         self, observation: Float[Array, "row feature"], rows: Int[Array, " row"] | slice = slice(None)
     ) -> Float[Array, "row feature"]:
         """Add the present errors of the sensors to exact observations, in place; asking again changes nothing."""
-        if self.ranges.noisy:
+        if self._noisy:
             observation[:, self._measured] += self._noise[rows]
         return observation
 
     def snapshot(self) -> dict[str, Array]:
         """Return everything that determines the future besides the generator."""
         arrays = {}
-        if self.ranges.delayed:
+        if self._late:
             arrays["line"] = self._line.copy()
-        if self.ranges.noisy:
+        if self._noisy:
             arrays["noise"] = self._noise.copy()
         if self.parameters is not None:
             arrays |= {f"drawn_{item.name}": getattr(self.parameters, item.name).copy() for item in fields(Parameters)}
@@ -172,11 +173,12 @@ class Disturbances:
             ValueError: If it was made for another number of robots.
         """
         if self.parameters is not None:
-            rows = np.arange(self._count)
-            self.assign(rows, Parameters(**{item.name: arrays[f"drawn_{item.name}"] for item in fields(Parameters)}))
-        if self.ranges.delayed:
+            self.assign(
+                self._everyone, Parameters(**{item.name: arrays[f"drawn_{item.name}"] for item in fields(Parameters)})
+            )
+        if self._late:
             self._line[:] = arrays["line"]
-        if self.ranges.noisy:
+        if self._noisy:
             self._noise[:] = arrays["noise"]
 
     def _sample(self, uniform: Float[Array, "row draw"]) -> Parameters:
@@ -190,5 +192,5 @@ class Disturbances:
             self._writer.write(self._models[row], self.parameters, int(row))
 
     def _draw_noise(self, rows: Int[Array, " row"], generator: np.random.Generator) -> None:
-        if self.ranges.noisy:
+        if self._noisy:
             self._noise[rows] = self._deviation * generator.standard_normal((len(rows), len(self._deviation)))

@@ -217,7 +217,7 @@ def test_clips_that_are_too_short_or_of_another_robot_are_refused(task):
     with pytest.raises(UserError, match=r"at least 40 valid frames \(0.80 s\)"):
         MotionLibrary([MotionClip(name="short", qpos=task.library.qpos[:39], hz=50.0)], ROBOT, 50.0)
     wide = np.concatenate([task.library.qpos, np.zeros((500, 4))], axis=1)
-    with pytest.raises(UserError, match=r"'other' has 23 joints, h1 has 19"):
+    with pytest.raises(UserError, match=r"'other' has 23 joints.*19"):
         MotionLibrary([MotionClip(name="other", qpos=wide, hz=50.0)], ROBOT, 50.0)
 
 
