@@ -8,14 +8,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import tyro
 
 from motionlex.data.clip import MotionClip
+from motionlex.data.compatibility import check_fits
 from motionlex.data.datasets import FASTEST_HZ, load_dataset
 from motionlex.data.errors import check_number
-from motionlex.data.inspection import check_valid_stretches, read_motion_file, report_clip, write_converted
-from motionlex.data.procedural.dynamics import InverseDynamics
-from motionlex.data.robots import get_robot
+from motionlex.data.inspection import read_motion_file, report_clip, write_converted
+from motionlex.data.robots import Robot, get_robot
 from motionlex.scripts.common import JsonValue, run_cli
 
 
@@ -32,7 +33,11 @@ class PrepareConfig:
     hz: float = 50.0
     """Rate [Hz] to which everything is resampled (LocoMuJoCo controls at 100)."""
     check: bool = False
-    """Also check floor contact, balance and motor torques (about a second per minute of motion)."""
+    """Also run the pre-flight of training: limits, torques, floor, balance, starts that are lost at once; gives a
+    verdict per clip (about a second per minute of motion)."""
+    prepare: bool | None = None
+    """Check the motions smoothed and set on the floor, as train_lowlevel --prepare trains on them; None does so where
+    training does: for lafan1 and .csv files."""
     out: Path | None = None
     """New folder for one npz per clip; LocoMuJoCo wants it at Lafan1/mocap/UnitreeH1 below its converted data sets."""
     json: bool = False
@@ -43,32 +48,31 @@ def prepare(config: PrepareConfig) -> Mapping[str, JsonValue]:
     """Read, report, check and convert."""
     check_number("--hz", config.hz, above=0, at_most=FASTEST_HZ)
     robot = get_robot("h1")
-    clips = list(_clips(config))
-    dynamics = InverseDynamics(robot) if config.check else None
-    rows: list[dict[str, JsonValue]] = []
-    start = time.perf_counter()
-    for number, (split, clip) in enumerate(clips, 1):
-        row: dict[str, JsonValue] = {"split": split, **asdict(report_clip(clip, robot))}
-        if dynamics is not None:
-            row["feasibility"] = check_valid_stretches(clip, dynamics)
-            left = (time.perf_counter() - start) / number * (len(clips) - number)
-            print(f"\rchecked {number}/{len(clips)}, {left:.0f} s left ", end="", file=sys.stderr, flush=True)
-        rows.append(row)
-    if dynamics is not None:
-        print(file=sys.stderr)
-    written = write_converted(config.out, [clip for _, clip in clips], robot) if config.out else []
+    found = list(_clips(config))
+    clips = [clip for _, clip, _ in found]
+    for clip in clips:
+        check_fits(clip, robot)
+    rows: list[dict[str, JsonValue]] = [
+        {"split": split, **asdict(report_clip(clip, robot))} for split, clip, _ in found
+    ]
+    verdicts: dict[str, JsonValue] = {}
+    if config.check:
+        prepared = [recorded if config.prepare is None else config.prepare for _, _, recorded in found]
+        verdicts["verdicts"] = _check(rows, clips, prepared, robot)
+    written = write_converted(config.out, clips, robot) if config.out else []
     if not config.json:
         _print_clips(rows)
-    labels = sorted({str(label) for _, clip in clips for label in {s.label for s in clip.labels}})
+    labels = sorted({str(label) for clip in clips for label in {s.label for s in clip.labels}})
     return {
         "clips": rows if config.json else len(rows),
-        "seconds": sum(clip.duration_s for _, clip in clips),
+        "seconds": sum(clip.duration_s for clip in clips),
         "hz": config.hz,
         "labels": labels,
-        "train_clips": sum(split == "train" for split, _ in clips),
-        "validation_clips": sum(split == "validation" for split, _ in clips),
+        "train_clips": sum(row["split"] == "train" for row in rows),
+        "validation_clips": sum(row["split"] == "validation" for row in rows),
         "masked_stretches": sum(len(report["masked_s"]) for report in rows),  # type: ignore[arg-type]
         "written": [str(path) for path in written],
+        **verdicts,
     }
 
 
@@ -77,16 +81,40 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_cli(PrepareConfig, prepare, argv, "motionlex prepare-motions")
 
 
-def _clips(config: PrepareConfig) -> Iterator[tuple[str, MotionClip]]:
+def _clips(config: PrepareConfig) -> Iterator[tuple[str, MotionClip, bool]]:
+    """Yield split, clip, and whether training smooths and settles it unless told otherwise."""
     if config.files:
         for path in config.files:
             for clip in read_motion_file(path):
-                yield "file", clip.resample(config.hz)
+                yield "file", clip.resample(config.hz), path.suffix == ".csv"
         return
     data = load_dataset(config.data, config.data_root, hz=config.hz)
     for split, clips in (("train", data.train), ("validation", data.validation)):
         for clip in clips:
-            yield split, clip
+            yield split, clip, config.data == "lafan1"
+
+
+def _check(
+    rows: Sequence[dict[str, JsonValue]], clips: Sequence[MotionClip], prepared: Sequence[bool], robot: Robot
+) -> dict[str, int]:
+    """Add what the pre-flight finds to the rows, with progress on stderr; return how many clips got each verdict."""
+    # Physics and torch are slow to import, and inspecting or converting needs neither.
+    from motionlex.data.procedural.dynamics import InverseDynamics
+    from motionlex.envs.preflight import VERDICTS, check_clip
+    from motionlex.envs.reference import settle, smooth
+
+    dynamics = InverseDynamics(robot)
+    start = time.perf_counter()
+    for number, (row, clip, settled) in enumerate(zip(rows, clips, prepared, strict=True), 1):
+        usable = settled and bool(np.asarray(clip.valid).any())
+        found = check_clip(settle(smooth(clip), robot) if usable else clip, dynamics)
+        facts = asdict(found.facts)
+        row |= {"verdict": found.verdict, "reasons": list(found.reasons), "feasibility": facts.pop("feasibility")}
+        row["preflight"] = {"prepared": usable, **facts}
+        left = (time.perf_counter() - start) / number * (len(clips) - number)
+        print(f"\rchecked {number}/{len(clips)}, {left:.0f} s left ", end="", file=sys.stderr, flush=True)
+    print(file=sys.stderr)
+    return {name: sum(row["verdict"] == name for row in rows) for name in VERDICTS}
 
 
 def _print_clips(rows: Sequence[Mapping[str, JsonValue]]) -> None:
@@ -99,10 +127,13 @@ def _print_clips(rows: Sequence[Mapping[str, JsonValue]]) -> None:
             f" {len(row['masked_s']):>7} {row['range_excess_rad']:>+8.3f} {row['range_excess_joint']:<16}"  # type: ignore
             f"  {', '.join(row['labels'])}"  # type: ignore[arg-type]
         )
-        checks = row.get("feasibility")
-        if isinstance(checks, Mapping):
-            found = (f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in checks.items())
-            print(f"{'':<{width}}  {', '.join(found)}")
+        if "verdict" in row:
+            print(f"{'':<{width}}  {row['verdict']}{''.join(f'; {text}' for text in row['reasons'])}")  # type: ignore
+            for name in ("feasibility", "preflight"):
+                figures = row[name] if isinstance(row[name], Mapping) else {}
+                shown = {k: v for k, v in figures.items() if not isinstance(v, tuple) and v is not None}
+                texts = (f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in shown.items())
+                print(f"{'':<{width}}  {', '.join(texts)}")
 
 
 if __name__ == "__main__":

@@ -77,6 +77,24 @@ def test_csv_becomes_a_trajectory_of_loco_mujoco(tmp_path, capsys):
     assert "walk9" in capsys.readouterr().out
 
 
+def test_the_check_gives_a_verdict_per_clip_and_counts(tmp_path, capsys):
+    """A good clip, one that is too short to train on and one in the air: a report with exit code 0."""
+    for name, options in (("walk1", {}), ("walk2", {"frames": 15}), ("walk3", {"lift": 0.6})):
+        _csv(tmp_path / f"{name}.csv", _standing(hz=30.0, **{"frames": 90, **options}))
+    files = [str(tmp_path / f"walk{i}.csv") for i in (1, 2, 3)]
+    assert main([*files, "--check", "--prepare", "False", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert result["verdicts"] == {"ok": 1, "warning": 0, "unusable": 2}
+    good, short, high = result["clips"]
+    assert good["verdict"] == "ok" and good["reasons"] == [] and good["feasibility"]["torque_ratio"] < 1
+    assert good["preflight"]["prepared"] is False and good["preflight"]["open_loop_median_s"] > 0.3
+    assert "24 frames, a segment needs 32" in short["reasons"][0]  # 15 frames at 30 Hz are 24 at 50
+    assert "hovers 0.60 m" in high["reasons"][0]
+    assert main([files[2], "--check"]) == 0  # as training would prepare it: set on the floor
+    shown = capsys.readouterr().out
+    assert "  ok" in shown and "prepared True" in shown and "open_loop_median_s" in shown
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -87,6 +105,9 @@ def test_csv_becomes_a_trajectory_of_loco_mujoco(tmp_path, capsys):
         (["--data", "lafan"], "Did you mean 'lafan1'"),
         (["--data", "lafan1", "--data-root", "full"], "no .csv files"),
         (["walk9.csv", "walk9.csv", "--out", "new"], "several clips would be written as walk9"),
+        (["nan.csv", "--check"], "not a finite number"),
+        (["wide.csv", "--check"], "29 columns, wanted 26"),
+        (["one.csv", "--check"], "1 row; a motion needs at least 2"),
     ],
 )
 def test_mistakes_end_in_one_line_and_code_2(tmp_path, monkeypatch, capsys, arguments, message):
@@ -95,6 +116,10 @@ def test_mistakes_end_in_one_line_and_code_2(tmp_path, monkeypatch, capsys, argu
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").write_text("")
     _csv(tmp_path / "walk9.csv", _standing(hz=30.0))
+    lines = (tmp_path / "walk9.csv").read_text().splitlines()
+    (tmp_path / "nan.csv").write_text("\n".join([*lines[:9], lines[9].replace("1.01590000", "nan")]))
+    (tmp_path / "wide.csv").write_text("\n".join(f"{line},0,0,0" for line in lines))
+    (tmp_path / "one.csv").write_text(lines[0])
     assert main(arguments) == 2
     error = capsys.readouterr().err.strip()
     assert message in error and "\n" not in error and "Traceback" not in error
