@@ -5,7 +5,7 @@ from __future__ import annotations
 from jaxtyping import Float
 
 from motionlex.data import quaternion
-from motionlex.data.arrays import Array, clamp, namespace
+from motionlex.data.arrays import Array, clamp, namespace, pick
 from motionlex.envs.rewards import Terms, Transition, kernel, square_sum
 
 _WEIGHTS = {
@@ -44,21 +44,21 @@ def beyond_mimic_terms(step: Transition, *, anchor: int, sites: tuple[int, ...])
     """
     xp = namespace(step.action)
     state, reference = step.state.site_motion(), step.reference.site_motion()
-    bodies = [anchor, *sites]
+    bodies = (anchor, *sites)
     here, there = state.position[:, anchor], reference.position[:, anchor]
     turn = quaternion.to_matrix(quaternion.from_yaw(_yaw_between(reference.rotation, state.rotation, anchor)))[:, None]
-    arm = reference.position[:, bodies] - there[:, None]
+    arm = pick(reference.position, bodies) - there[:, None]
     moved = (turn * arm[:, :, None, :]).sum(axis=-1) + xp.concat((here[:, :2], there[:, 2:]), axis=1)[:, None]
     angle = _angle(state.rotation, reference.rotation)
-    body_angle = _angle(state.rotation[:, bodies], turn @ reference.rotation[:, bodies])
+    body_angle = _angle(pick(state.rotation, bodies), turn @ pick(reference.rotation, bodies))
     return {
         "anchor_position": kernel(square_sum(here - there), width_squared=0.3**2),
-        "anchor_orientation": kernel(angle[:, anchor] ** 2, width_squared=0.4**2),
-        "body_position": kernel(_mean_square(state.position[:, bodies] - moved), width_squared=0.3**2),
+        "anchor_orientation": kernel(angle**2, width_squared=0.4**2),
+        "body_position": kernel(_mean_square(pick(state.position, bodies) - moved), width_squared=0.3**2),
         "body_orientation": kernel((body_angle**2).mean(axis=1), width_squared=0.4**2),
-        "body_velocity": kernel(_mean_square((state.linear - reference.linear)[:, bodies]), width_squared=1.0),
+        "body_velocity": kernel(_mean_square(pick(state.linear - reference.linear, bodies)), width_squared=1.0),
         "body_angular_velocity": kernel(
-            _mean_square((state.angular - reference.angular)[:, bodies]), width_squared=3.14**2
+            _mean_square(pick(state.angular - reference.angular, bodies)), width_squared=3.14**2
         ),
         "action_rate": square_sum(step.action - step.last_action),
         "joint_limit": _beyond_soft_limits(step),

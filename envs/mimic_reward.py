@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from jaxtyping import Float
 
 from motionlex.data import quaternion
-from motionlex.data.arrays import Array, clamp, namespace
+from motionlex.data.arrays import Array, clamp, namespace, pick
 from motionlex.data.errors import UserError
 from motionlex.envs.kinematics import SiteStates
 from motionlex.envs.rewards import Transition, square_sum
@@ -106,13 +106,13 @@ def loco_mujoco_reward(
     if effort is None and (weights.joint_acceleration > 0.0 or weights.joint_torque > 0.0):
         raise ValueError("penalties on joint acceleration and torque need effort=Effort(...)")
     xp = namespace(step.action)
-    total = _loco_mujoco_kernels(step, anchor, list(sites), weights)
+    total = _loco_mujoco_kernels(step, anchor, sites, weights)
     total = total + clamp(_loco_mujoco_penalties(step, weights, effort), -1.0, float("inf"))
     return clamp(xp.where(xp.isnan(total), 0.0, total), 0.0, float("inf"))
 
 
 def _loco_mujoco_kernels(
-    step: Transition, anchor: int, sites: list[int], weights: LocoMujocoWeights
+    step: Transition, anchor: int, sites: tuple[int, ...], weights: LocoMujocoWeights
 ) -> Float[Array, " env"]:
     xp = namespace(step.action)
     q, q_ref = step.state.qpos, step.reference.qpos
@@ -150,14 +150,14 @@ def _loco_mujoco_penalties(step: Transition, weights: LocoMujocoWeights, effort:
     )
 
 
-def _relative(motion: SiteStates, anchor: int, sites: list[int]) -> tuple[Array, Array, Array, Array]:
+def _relative(motion: SiteStates, anchor: int, sites: tuple[int, ...]) -> tuple[Array, Array, Array, Array]:
     """Return LocoMuJoCo's relative positions, rotation vectors, angular and linear velocities, each (env, site, 3)."""
-    main, rotation = motion.rotation[:, [anchor]], motion.rotation[:, sites]
+    main, rotation = motion.rotation[:, anchor, None], pick(motion.rotation, sites)
     turn = namespace(main).matrix_transpose(main) @ rotation
-    apart = motion.linear[:, [anchor]] - motion.linear[:, sites]
+    apart = motion.linear[:, anchor, None] - pick(motion.linear, sites)
     return (
-        motion.position[:, sites] - motion.position[:, [anchor]],
+        pick(motion.position, sites) - motion.position[:, anchor, None],
         quaternion.to_rotvec(quaternion.from_matrix(turn)),
-        (turn * motion.angular[:, sites][:, :, :, None]).sum(axis=2) - motion.angular[:, [anchor]],
+        (turn * pick(motion.angular, sites)[:, :, :, None]).sum(axis=2) - motion.angular[:, anchor, None],
         (main * apart[:, :, None, :]).sum(axis=3),
     )

@@ -78,8 +78,6 @@ class WarpTracking(VecEnv):
         device = task.library.qpos.device
         self.physics = WarpPhysics(task.robot, task.config, worlds=worlds, device=device, buffers=buffers)
         self.device: torch.device = self.physics.device
-        if generator.device.type != self.device.type:
-            raise ValueError(f"the generator is on {generator.device}, the environment on {self.device}")
         self.num_envs, self.num_actions = worlds, task.actions
         self.max_episode_length = task.episode_steps
         self.cfg: TaskConfig = task.config

@@ -26,6 +26,8 @@ from motionlex.envs.simulator import substeps, task_model
 from motionlex.envs.task_config import TaskConfig
 from motionlex.envs.warp_config import WarpBuffers
 
+FEW_ITERATIONS = 8
+"""Solver iterations that are always all run; more of them end as soon as no world needs another."""
 _MOST = {mujoco.mjtGeom.mjGEOM_SPHERE: 1, mujoco.mjtGeom.mjGEOM_CAPSULE: 2}
 _MOST_OF_OTHERS = 4
 
@@ -70,7 +72,7 @@ class WarpPhysics:
             self.model = mjw.put_model(self.host_model)
             # A fixed number of iterations needs no conditional nodes in the graph; without warm start hardly any world
             # is ready before the few that are allowed.
-            self.model.opt.graph_conditional = False
+            self.model.opt.graph_conditional = config.iterations > FEW_ITERATIONS
             self.model.opt.warn_overflow = 0  # read from ``overflow``, not printed by the kernels
             self.data = mjw.make_data(
                 self.host_model,
@@ -96,7 +98,7 @@ class WarpPhysics:
 
     def overflow(self) -> dict[str, int]:
         """Count the worlds in which a buffer was too small since the last call, by buffer; the host waits for it."""
-        flags = self._overflow.cpu()
+        flags = self._overflow.to("cpu", copy=True)
         self._overflow.zero_()
         kinds = ((kind.name or "", int(kind)) for kind in mjw.OverflowType if kind.name not in ("NONE", "ALL"))
         counts = {name.lower(): int((flags & bit).ne(0).sum()) for name, bit in kinds}
