@@ -49,7 +49,7 @@ def beyond_mimic_terms(step: Transition, *, anchor: int, sites: tuple[int, ...])
     turn = quaternion.to_matrix(quaternion.from_yaw(_yaw_between(reference.rotation, state.rotation, anchor)))[:, None]
     arm = pick(reference.position, bodies) - there[:, None]
     moved = (turn * arm[:, :, None, :]).sum(axis=-1) + xp.concat((here[:, :2], there[:, 2:]), axis=1)[:, None]
-    angle = _angle(state.rotation, reference.rotation)
+    angle = _angle(state.rotation[:, anchor, None], reference.rotation[:, anchor, None])[:, 0]
     body_angle = _angle(pick(state.rotation, bodies), turn @ pick(reference.rotation, bodies))
     return {
         "anchor_position": kernel(square_sum(here - there), width_squared=0.3**2),
