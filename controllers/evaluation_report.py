@@ -158,7 +158,8 @@ def _tracking(folder: Path, flags: EvaluateStackFlags) -> dict[str, Value]:
         clips = select_clips(data.clips, named)
     else:
         clips = data.validation if flags.split == "validation" and data.validation else data.train
-    if config.prepare:
+    own_data = flags.data in (None, config.data)
+    if config.prepare if own_data else flags.data == "lafan1":  # other data as train_lowlevel would take them
         clips = tuple(settle(smooth(clip), robot) for clip in clips)
     logger.info("stage tracking")
     library = MotionLibrary(clips, robot, config.task.hz)
