@@ -55,8 +55,8 @@ class TaskConfig:
     """Bound of every action under pd (1 under torque)."""
     residual_scale: float = 0.3
     """PD target = command + this [rad] times the action (goals reference and decoded)."""
-    absolute_scale: float = 0.5
-    """PD target = default pose + this [rad] times the action (goal latent)."""
+    absolute_scale: float = 0.75
+    """PD target = default pose + this [rad] times the action (goal latent): 3 rad either way reach every pose."""
     episode_s: float = 10.0
     """Longest episode [s]."""
     limits: TerminationLimits = field(default_factory=TerminationLimits)

@@ -128,7 +128,7 @@ def test_servo_targets_per_goal(task):
     latent = TrackingTask(ROBOT, task.library, replace(task.config, goal="latent"), latent_command(task.library))
     for frame in (0, 50):
         latent.start(episodes, np.array([0]), np.array([frame]))
-        np.testing.assert_allclose(latent.control(episodes, action)[0], ROBOT.default_pose + 1.0)
+        np.testing.assert_allclose(latent.control(episodes, action)[0], ROBOT.default_pose + 1.5)
     torque = TrackingTask(ROBOT, task.library, replace(task.config, control="torque"))
     np.testing.assert_allclose(torque.control(episodes, np.ones((1, 19)))[0], ROBOT.torque_limit)
 
