@@ -123,16 +123,19 @@ def edited_text_model(config, drawn):
     from motionlex.envs.simulator import task_model_xml
 
     spec = mujoco.MjSpec.from_string(task_model_xml(ROBOT, config))
-    for index, body in enumerate(spec.bodies):
+    order = task_model(ROBOT, config)  # a description lists its bodies in another order in older MuJoCo
+    for body in spec.bodies:
+        index = order.body(body.name).id
         body.mass *= drawn.mass[0, index]
         body.inertia = np.asarray(body.inertia) * drawn.mass[0, index]
         if body.name == ROBOT.torso_body:
             body.ipos = np.asarray(body.ipos) + drawn.com[0]
     for geom in spec.geoms:
         geom.friction[0] *= drawn.friction[0]
+    joints, motors = ({part.name: part for part in parts} for parts in (spec.joints, spec.actuators))
     for index, name in enumerate(ROBOT.joint_names):
-        joint, motor = spec.joint(name), spec.actuator(name)
-        joint.damping[0] *= drawn.joint_damping[0, index]
+        joint, motor = joints[name], motors[name]
+        joint.damping = np.asarray(joint.damping) * drawn.joint_damping[0, index]  # one number in older MuJoCo
         joint.armature *= drawn.armature[0, index]
         if config.control == "torque":
             motor.gear[0] *= drawn.strength[0, index]
