@@ -17,6 +17,9 @@ ALLOWED_LIBRARIES = {
     "stable_baselines3": {"envs", "controllers"},
     "loco_mujoco": {"envs"},
     "viser": {"envs"},
+    "warp": {"envs"},
+    "mujoco_warp": {"envs"},
+    "rsl_rl": {"envs", "controllers"},
 }
 
 

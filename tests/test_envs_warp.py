@@ -22,13 +22,10 @@ from motionlex.envs.task_config import StartNoise
 from motionlex.envs.terminations import TerminationLimits
 from motionlex.envs.warp_config import WarpBuffers
 
-for package in ("warp", "mujoco_warp", "rsl_rl", "tensordict"):
-    pytest.importorskip(package, reason=f"the extra [warp] is not installed: {package} is missing")
-
-from motionlex.envs import warp as warp_module
-from motionlex.envs.warp import LEARN_EVERY, WarpTracking
-from motionlex.envs.warp_physics import WarpPhysics
-
+MISSING = "the extra [warp] is not installed"
+warp_module = pytest.importorskip("motionlex.envs.warp", reason=MISSING)
+WarpPhysics = pytest.importorskip("motionlex.envs.warp_physics", reason=MISSING).WarpPhysics
+WarpTracking, LEARN_EVERY = warp_module.WarpTracking, warp_module.LEARN_EVERY
 ROBOT = get_robot("h1")
 
 
