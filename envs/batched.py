@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Sequence
+from dataclasses import fields
 
 import mujoco
 import numpy as np
 from gymnasium import spaces
 from jaxtyping import Float, Int
 from mujoco import rollout
-from stable_baselines3.common.vec_env import VecEnv
 
 from motionlex.data.errors import UserError
 from motionlex.envs.checks import bounded_actions, check_batch, check_frames
 from motionlex.envs.disturbances import Disturbances
 from motionlex.envs.reference import StartSampler
+from motionlex.envs.shared_vec_env import SharedVecEnv
 from motionlex.envs.simulator import initial_time_state, substeps, task_model
-from motionlex.envs.task import Episodes, TrackingTask
+from motionlex.envs.task import Episodes, StepResult, TrackingTask
 
 logger = logging.getLogger(__name__)
 Array = np.ndarray
@@ -26,7 +26,7 @@ _CHUNK = 4
 """Worlds that a thread takes at once; small, so that all threads finish together."""
 
 
-class BatchedTracking(VecEnv):
+class BatchedTracking(SharedVecEnv):
     """The task of :class:`motionlex.envs.tracking.H1Track`, many times, with the same numbers."""
 
     def __init__(
@@ -128,8 +128,7 @@ class BatchedTracking(VecEnv):
 
     def observe(self) -> Float[Array, "env feature"]:
         """Return the present observations; asking twice gives the same numbers."""
-        observation = self.task.observe(self.qpos, self.qvel, self.episodes)
-        return self.disturbances.measure(observation).astype(np.float32)
+        return self._seen(self.state, self.episodes, self.disturbances.errors)
 
     def step_async(self, actions: Float[Array, "env action"]) -> None:
         """Keep the actions for :meth:`step_wait`.
@@ -171,23 +170,41 @@ class BatchedTracking(VecEnv):
         self.steps += 1
         self.returns += result.reward
         self.disturbances.strike(self.qvel, self.generator)
-        observation = self.observe()
         done = result.terminated | result.truncated
         infos = [self._no_info] * self.num_envs
         rows = np.flatnonzero(done)
-        if len(rows):
-            self._count_diverged(int(result.diverged.sum()))
-            for row in rows:
-                infos[row] = {
-                    "terminal_observation": observation[row].copy(),
-                    "TimeLimit.truncated": bool(result.truncated[row]),
-                    "episode": {"r": float(self.returns[row]), "l": int(self.steps[row]), "t": 0.0},
-                }
-            self.sampler.update(self.episodes.start[rows], self.episodes.frame[rows], result.terminated[rows])
-            self._restart(rows)
-            fresh = task.observe(self.qpos[rows], self.qvel[rows], self.episodes.rows(rows))
-            observation[rows] = self.disturbances.measure(fresh, rows)
+        observation = self._renew(rows, result, infos) if len(rows) else self.observe()
         return observation, result.reward, done, infos
+
+    def _renew(
+        self, rows: Int[Array, " row"], result: StepResult, infos: list[dict[str, object]]
+    ) -> Float[Array, "env feature"]:
+        """Restart finished episodes, tell about them in ``infos``, and return the observations after it."""
+        self._count_diverged(int(result.diverged.sum()))
+        ended, state, errors = self.episodes.rows(rows), self.state[rows], self.disturbances.errors[rows]
+        lengths, returns = self.steps[rows], self.returns[rows]
+        self.sampler.update(ended.start, ended.frame, result.terminated[rows])
+        self._restart(rows)
+        # Ends and beginnings in one call, since calls on a few rows cost almost as much as calls on hundreds.
+        seen = self._seen(
+            np.concatenate((self.state, state)),
+            _joined(self.episodes, ended),
+            np.concatenate((self.disturbances.errors, errors)),
+        )
+        for index, row in enumerate(rows):
+            infos[row] = {
+                "terminal_observation": seen[self.num_envs + index],
+                "TimeLimit.truncated": bool(result.truncated[row]),
+                "episode": {"r": float(returns[index]), "l": int(lengths[index]), "t": 0.0},
+            }
+        return seen[: self.num_envs]
+
+    def _seen(
+        self, state: Float[Array, "row state"], episodes: Episodes, errors: Float[Array, "row measured"]
+    ) -> Float[Array, "row feature"]:
+        first = 1 + self._coordinates
+        exact = self.task.observe(state[:, 1:first], state[:, first:], episodes)
+        return self.disturbances.measure(exact, errors).astype(np.float32)
 
     def _count_diverged(self, count: int) -> None:
         """Count simulations that blew up; tell at the first one and whenever their number has doubled."""
@@ -245,25 +262,11 @@ class BatchedTracking(VecEnv):
         """Stop the threads."""
         self._pool.close()
 
-    def env_is_wrapped(self, wrapper_class: type, indices: int | Sequence[int] | None = None) -> list[bool]:
-        """No world is wrapped."""
-        return [False] * len(self._rows(indices))
 
-    def get_attr(self, attr_name: str, indices: int | Sequence[int] | None = None) -> list[object]:
-        """Return the shared attribute once per world."""
-        return [getattr(self, attr_name)] * len(self._rows(indices))
-
-    def set_attr(self, attr_name: str, value: object, indices: int | Sequence[int] | None = None) -> None:
-        """Set the shared attribute."""
-        setattr(self, attr_name, value)
-
-    def env_method(
-        self, method_name: str, *args: object, indices: int | Sequence[int] | None = None, **kwargs: object
-    ) -> list[object]:
-        """Call a method of the batch once and return its answer once per world."""
-        return [getattr(self, method_name)(*args, **kwargs)] * len(self._rows(indices))
-
-    def _rows(self, indices: int | Sequence[int] | None) -> Sequence[int]:
-        if indices is None:
-            return range(self.num_envs)
-        return [indices] if isinstance(indices, int) else indices
+def _joined(first: Episodes, second: Episodes) -> Episodes:
+    return Episodes(
+        **{
+            part.name: np.concatenate((getattr(first, part.name), getattr(second, part.name)))
+            for part in fields(Episodes)
+        }
+    )

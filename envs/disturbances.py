@@ -146,12 +146,17 @@ class Disturbances:
             qvel[hit, :2] += generator.uniform(-speed, speed, (len(hit), 2))
         self._draw_noise(self._everyone, generator)
 
+    @property
+    def errors(self) -> Float[Array, "env measured"]:
+        """Present errors of the sensors; no columns where sensors are exact."""
+        return self._noise
+
     def measure(
-        self, observation: Float[Array, "row feature"], rows: Int[Array, " row"] | slice = slice(None)
+        self, observation: Float[Array, "row feature"], errors: Float[Array, "row measured"]
     ) -> Float[Array, "row feature"]:
-        """Add the present errors of the sensors to exact observations, in place; asking again changes nothing."""
+        """Add errors of the sensors to exact observations, in place."""
         if self._noisy:
-            observation[:, self._measured] += self._noise[rows]
+            observation[:, self._measured] += errors
         return observation
 
     def snapshot(self) -> dict[str, Array]:

@@ -121,4 +121,4 @@ class H1Track(gymnasium.Env):
 
     def _observe(self) -> Float[np.ndarray, " feature"]:
         observation = self.task.observe(self.simulator.qpos[None], self.simulator.qvel[None], self.episodes)
-        return self.disturbances.measure(observation)[0].astype(np.float32)
+        return self.disturbances.measure(observation, self.disturbances.errors)[0].astype(np.float32)
