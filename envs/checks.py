@@ -71,4 +71,4 @@ def check_batch(worlds: int, threads: int) -> None:
 
 @functools.cache
 def _warn_of_threads(threads: int, cores: int) -> None:
-    logger.warning("%d physics threads share %d core(s): that is slower than %d threads", threads, cores, cores)
+    logger.warning("%d physics threads share %d core(s): one per core is faster", threads, cores)

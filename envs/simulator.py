@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 import mujoco
@@ -11,6 +12,8 @@ from jaxtyping import Float
 from motionlex.data.errors import UserError
 from motionlex.data.robots import Robot
 from motionlex.envs.task_config import TaskConfig
+
+logger = logging.getLogger(__name__)
 
 Recorder = Callable[[mujoco.MjData], None]
 
@@ -43,7 +46,22 @@ def task_model_xml(robot: Robot, config: TaskConfig) -> str:
 
 def task_model(robot: Robot, config: TaskConfig) -> mujoco.MjModel:
     """Compile the model that a task is about, from its text."""
+    log_warnings()
     return mujoco.MjModel.from_xml_string(task_model_xml(robot, config))
+
+
+def log_warnings() -> None:
+    """Send MuJoCo's warnings to our log (level debug) instead of stderr and a file in the user's working folder.
+
+    Simulations that blow up are counted and told about by the environments; one line each would drown a training.
+    A handler that somebody else installed stays.
+    """
+    if mujoco.get_mju_user_warning() is None:
+        mujoco.set_mju_user_warning(_log_warning)
+
+
+def _log_warning(message: str) -> None:
+    logger.debug("MuJoCo: %s", message)
 
 
 def initial_time_state(

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from stable_baselines3 import PPO
+from stable_baselines3.common.env_checker import check_env
 from stable_baselines3.common.vec_env import VecMonitor, VecNormalize
 
 from motionlex.data.clip import MotionClip
@@ -150,6 +151,19 @@ def test_a_world_that_blows_up_restarts_alone_and_is_reported_now_and_then(task,
     plain.close(), broken.close()
 
 
+def test_a_blow_up_leaves_no_file_and_no_line_on_the_terminal(task, tmp_path, monkeypatch, capfd, caplog):
+    monkeypatch.chdir(tmp_path)
+    for threads in (1, 2):
+        env = BatchedTracking(task, worlds=9, threads=threads, generator=np.random.default_rng(0))
+        env.reset()
+        env.state[:, 30] = np.nan
+        with caplog.at_level(logging.DEBUG, "motionlex"):
+            env.step(np.zeros((9, 19)))
+        env.close()
+    assert not list(tmp_path.iterdir()) and "unstable" not in "".join(capfd.readouterr())
+    assert "MuJoCo: Nan, Inf or huge value" in caplog.text
+
+
 def test_a_single_robot_that_blows_up_ends_with_numbers(task):
     env = H1Track(task)
     env.reset(seed=0)
@@ -237,6 +251,11 @@ def test_ppo_of_stable_baselines_trains_on_it(task):
     for a, b in zip(model.policy.parameters(), again.policy.parameters(), strict=True):
         assert torch.equal(a, b)
     env.close()
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # it recommends symmetric spaces of [-1, 1]
+def test_stable_baselines_accepts_a_single_robot(task):
+    check_env(H1Track(variant(task, "latent", "torque", Randomisation.heavy())), skip_render_check=True)
 
 
 def test_wrappers_of_stable_baselines_fit(task):
