@@ -13,15 +13,21 @@ _CYLINDER, _BOX = int(mujoco.mjtGeom.mjGEOM_CYLINDER), int(mujoco.mjtGeom.mjGEOM
 
 
 def clearance(qpos: Float[np.ndarray, "frame coordinate"], robot: Robot) -> Float[np.ndarray, " frame"]:
-    r"""Return the height of the body's lowest point above the floor [m], negative where it is below.
-
-    A shape with centre c and rotation R reaches down to :math:`c_z - h(R^T e_z)`, h its support function: r for a
-    sphere, :math:`r + l |n_z|` for a capsule, :math:`\sum_i s_i |n_i|` for a box, :math:`l |n_z| + r \sqrt{1 - n_z^2}`
-    for a cylinder.
+    """Return the height of the body's lowest point above the floor [m], negative where it is below.
 
     Args:
         qpos: Positions.
         robot: Its model's geoms count, those that touch nothing as well; the floor is at height 0.
+    """
+    return lowest_points(qpos, robot).min(axis=1)
+
+
+def lowest_points(qpos: Float[np.ndarray, "frame coordinate"], robot: Robot) -> Float[np.ndarray, "frame geom"]:
+    r"""Return the height of the lowest point of every geom of the body [m], in the model's order.
+
+    A shape with centre c and rotation R reaches down to :math:`c_z - h(R^T e_z)`, h its support function: r for a
+    sphere, :math:`r + l |n_z|` for a capsule, :math:`\sum_i s_i |n_i|` for a box, :math:`l |n_z| + r \sqrt{1 - n_z^2}`
+    for a cylinder.
     """
     model = robot.model(control="none")
     data = mujoco.MjData(model)
@@ -40,4 +46,4 @@ def clearance(qpos: Float[np.ndarray, "frame coordinate"], robot: Robot) -> Floa
     round_side = np.sqrt(np.clip(1.0 - lean[..., 2] ** 2, 0.0, 1.0)) * size[:, 0]
     support = np.where(kind == _CYLINDER, along + round_side, support)
     support = np.where(kind == _BOX, (lean * size).sum(axis=2), support)
-    return (height - support).min(axis=1)
+    return height - support

@@ -10,7 +10,7 @@ from motionlex.data import quaternion
 from motionlex.data.clip import MotionClip
 from motionlex.data.compatibility import check_fits
 from motionlex.data.errors import UserError
-from motionlex.data.ground import clearance
+from motionlex.data.ground import clearance, lowest_points
 from motionlex.data.procedural.dynamics import InverseDynamics
 from motionlex.data.robots import get_robot
 from motionlex.envs import open_loop
@@ -47,7 +47,7 @@ def test_standing_still_has_no_flaw():
     assert 0.5 < facts.open_loop_median_s <= 2.4
 
 
-def test_the_lowest_point_is_that_of_mujocos_own_distances():
+def test_the_lowest_point_of_every_shape_is_that_of_mujocos_own_distances():
     rng = np.random.default_rng(1)
     qpos = standing(12)
     qpos[:, 2] = rng.uniform(0.2, 1.5, 12)
@@ -56,13 +56,14 @@ def test_the_lowest_point_is_that_of_mujocos_own_distances():
     qpos[:, 7:] = rng.uniform(ROBOT.lower, ROBOT.upper, (12, 19))
     model = ROBOT.model(control="none")
     data = mujoco.MjData(model)
-    floor, found = model.geom("floor").id, clearance(qpos, ROBOT)
+    floor, found = model.geom("floor").id, lowest_points(qpos, ROBOT)
     for frame in range(12):
         data.qpos[:] = qpos[frame]
         mujoco.mj_forward(model, data)
         geoms = [g for g in range(model.ngeom) if model.geom_bodyid[g] > 0]
         distances = [mujoco.mj_geomDistance(model, data, g, floor, 5.0, None) for g in geoms]
-        assert found[frame] == pytest.approx(min(distances), abs=1e-6)
+        np.testing.assert_allclose(found[frame], distances, atol=1e-6)
+    np.testing.assert_array_equal(clearance(qpos, ROBOT), found.min(axis=1))
     assert found.min() < 0 < found.max()
 
 
