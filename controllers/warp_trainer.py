@@ -20,6 +20,7 @@ from motionlex.controllers.ppo import PPOConfig
 from motionlex.controllers.warp_models import WarpActor, WarpCritic, critic_view
 from motionlex.envs.warp import WarpTracking
 from motionlex.motion_vae import distributed
+from motionlex.motion_vae.precision import float32_arithmetic
 
 
 class BoundedPPO(PPO):
@@ -119,7 +120,10 @@ class WarpTrainer:
             self.algorithm.compute_returns(observations)
         self._wait()
         middle = time.perf_counter()
-        losses = self.algorithm.update()
+        # Only the networks' products may be coarser than float32: rotations of the task are products as well.
+        coarse = self.device.type == "cuda" and self.recipe.precision == "float32"
+        with float32_arithmetic("tf32" if coarse else "float32"):
+            losses = self.algorithm.update()
         self._after_update(losses)
         self.updates += 1
         self.statistics["rollout_s"], self.statistics["update_s"] = middle - begin, time.perf_counter() - middle

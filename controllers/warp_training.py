@@ -30,7 +30,6 @@ from motionlex.data.storage import finite, write_json
 from motionlex.envs.task import TrackingTask
 from motionlex.envs.warp import EpisodeTotals, WarpTracking
 from motionlex.motion_vae import checkpoint, distributed
-from motionlex.motion_vae.precision import float32_arithmetic
 from motionlex.motion_vae.registry import PlainValue
 
 logger = logging.getLogger(__name__)
@@ -172,12 +171,9 @@ def _prepare(
     task, codebook = build_task(config, library, device, draws=config.code_draws, generated=generated)
     policy = build_policy(config, task, codebook)
     moved = TrackingTask(task.robot, task.library.to(device), config.task, task.command.to(device))
-    env = WarpTracking(
-        moved,
-        worlds=config.ppo.worlds // ranks,
-        generator=torch.Generator(device=device).manual_seed(config.seed + 7919 * rank),
-        buffers=config.buffers,
-    )
+    place = torch.empty(0, device=device).device  # with the index of the GPU
+    generator = torch.Generator(device=place).manual_seed(config.seed + 7919 * rank)
+    env = WarpTracking(moved, worlds=config.ppo.worlds // ranks, generator=generator, buffers=config.buffers)
     digests = {"data_sha256": digest} | ({} if generated is None else {"generated_sha256": generated.key})
     return task, WarpTrainer(env, policy, config.ppo, seed=config.seed), digests
 
@@ -202,9 +198,7 @@ def _run(
     )
     network = trainer.policy.network
     callback = WarpCallback(folder, meta, progress, lambda _: score_policy(task, network, config, threads), trainer)
-    precision = "tf32" if trainer.device.type == "cuda" and config.ppo.precision == "float32" else "float32"
-    with float32_arithmetic(precision):
-        learn(trainer, callback, config.steps)
+    learn(trainer, callback, config.steps)
     seconds = time.perf_counter() - begin
     metrics: dict[str, PlainValue] = dict(callback.metrics)
     if flags.evaluate and distributed.rank() == 0:
