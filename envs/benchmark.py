@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -17,7 +18,7 @@ from motionlex.envs import loco
 from motionlex.envs.batched import BatchedTracking
 from motionlex.envs.contestants import BatchedContestant, Contestant, RawContestant
 from motionlex.envs.reference import MotionLibrary
-from motionlex.envs.rival_processes import LocoContestant, SubprocContestant
+from motionlex.envs.rival_processes import BatchStepper, LocoStepper, ProcessContestant, SubprocContestant
 from motionlex.envs.task import TrackingTask
 from motionlex.envs.task_config import Reward, TaskConfig
 
@@ -51,30 +52,31 @@ def benchmark_task(hz: float, *, control: Control = "pd", reward: Reward = "deep
 def benchmark_env(
     hz: float = 50.0,
     *,
-    worlds: int = 256,
+    worlds: int = 1024,
     threads: int | None = None,
     seconds: float = 4.0,
     control: Control = "pd",
     reward: Reward = "deepmimic",
 ) -> dict[str, float | int | str | None]:
-    """Time the batched environment, raw physics of the same worlds, and what others run one process per robot.
+    """Time the batched environment, raw physics of the same worlds, and what others run.
 
     All take turns of half a second. Rates are control steps of single robots per second.
 
     Args:
         hz: Control rate [1/s].
-        worlds: Robots of the batch.
+        worlds: Robots in all.
         threads: Physics threads, and processes of the others; None takes the cores.
         seconds: Time spent on each measurement [s].
         control: Motors of our environment.
         reward: Its reward.
 
     Returns:
-        ``env_steps_per_s`` (with observations, rewards and resets), ``raw_steps_per_s`` (``mujoco.rollout`` alone on
-        the states and targets that the environment went through, at its best batch size ``raw_worlds``, nothing
-        allocated), ``subproc_steps_per_s`` (stable-baselines3's SubprocVecEnv), ``loco_mujoco_steps_per_s``
-        (LocoMuJoCo's environment, default observation and MimicReward, its own model, 1 ms x 10, ``threads``
-        processes, resets not counted; None without it or its model),
+        ``env_steps_per_s`` (with observations, rewards and resets; the robots shared by one process per thread, as
+        ``train_lowlevel`` runs it), ``env_threads_steps_per_s`` (the same in one process), ``raw_steps_per_s``
+        (``mujoco.rollout`` alone on the states and targets that the environment went through, at its best batch size
+        ``raw_worlds``, nothing allocated), ``subproc_steps_per_s`` (stable-baselines3's SubprocVecEnv),
+        ``loco_mujoco_steps_per_s`` (LocoMuJoCo's environment, default observation and MimicReward, its own model,
+        1 ms x 10, ``threads`` processes, resets not counted; None without it or its model),
         ``loco_mujoco_steps_per_s_equal_physics`` (the same with our model, time step and sub-steps, torque motors),
         the ratios of ours to each, ``threads``, ``worlds``, ``hz``, ``control``, ``reward``.
 
@@ -90,23 +92,29 @@ def benchmark_env(
         batched = stack.enter_context(contextlib.closing(BatchedContestant(env)))
         raw = stack.enter_context(contextlib.closing(RawContestant(batched, count)))
         raw.choose(seconds / 32)
+        ours: Contestant = batched
+        if count > 1:
+            make = partial(BatchStepper, benchmark_clip(hz), task.robot, task.config, max(1, worlds // count))
+            ours = stack.enter_context(contextlib.closing(ProcessContestant("the environment", make, count)))
         others: dict[str, Contestant] = {}
         others["subproc"] = SubprocContestant(benchmark_clip(hz), task.robot, task.config, count)
         stack.callback(others["subproc"].close)
         for name, physics in _loco_physics(task).items():
-            others[name] = LocoContestant(benchmark_clip(physics.hz), physics, count)
+            make = partial(LocoStepper, benchmark_clip(physics.hz), physics)
+            others[name] = ProcessContestant("LocoMuJoCo's environment", make, count)
             stack.callback(others[name].close)
-        take_turns([batched, raw, *others.values()], seconds)
+        take_turns([batched, *([ours] if ours is not batched else []), raw, *others.values()], seconds)
         rates = {"raw": raw.rate, **{name: other.rate for name, other in others.items()}}
     rates = {name: rates.get(name) for name in ("raw", "subproc", "loco_mujoco", "loco_mujoco_equal_physics")}
     return {
-        "env_steps_per_s": batched.rate,
+        "env_steps_per_s": ours.rate,
+        "env_threads_steps_per_s": batched.rate,
         "raw_steps_per_s": rates["raw"],
         "raw_worlds": raw.worlds,
         "subproc_steps_per_s": rates["subproc"],
         "loco_mujoco_steps_per_s": rates["loco_mujoco"],
         "loco_mujoco_steps_per_s_equal_physics": rates["loco_mujoco_equal_physics"],
-        **{f"env_over_{name}": batched.rate / rate if rate else None for name, rate in rates.items()},
+        **{f"env_over_{name}": ours.rate / rate if rate else None for name, rate in rates.items()},
         "threads": count,
         "worlds": worlds,
         "hz": hz,

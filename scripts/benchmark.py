@@ -19,8 +19,8 @@ class EnvBenchmark:
 
     hz: float = 50.0
     """Control rate [1/s]."""
-    worlds: int = 256
-    """Robots of the batch."""
+    worlds: int = 1024
+    """Robots in all; many hide the cost of a Python call, as a good batch size of raw physics does."""
     threads: int | None = None
     """Physics threads, and processes of the others; None takes the cores."""
     seconds: float = 4.0

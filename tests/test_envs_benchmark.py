@@ -1,6 +1,7 @@
 """``benchmark env``: what is measured, in which order, and what happens to bad numbers and dead processes."""
 
 import os
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from motionlex.data.robots import get_robot
 from motionlex.envs import benchmark, loco
 from motionlex.envs.batched import BatchedTracking
 from motionlex.envs.contestants import BatchedContestant, Contestant, RawContestant
-from motionlex.envs.rival_processes import SubprocContestant
+from motionlex.envs.rival_processes import BatchStepper, ProcessContestant, SubprocContestant
 from motionlex.envs.simulator import Simulator
 from motionlex.envs.task_config import TaskConfig
 from motionlex.scripts.benchmark import main
@@ -98,6 +99,19 @@ def test_a_whole_measurement(monkeypatch, caplog):
         **{"threads": cores + 1, "worlds": 16, "hz": 50.0},
         **{"control": "pd", "reward": "loco_mujoco"},
     }
+
+
+def test_processes_share_the_robots_and_their_steps_add_up():
+    make = partial(BatchStepper, benchmark.benchmark_clip(50.0), ROBOT, TaskConfig(), 3)
+    contestant = ProcessContestant("the environment", make, 2)
+    contestant.turn(0.05)
+    assert contestant.steps > 0 and contestant.steps % 3 == 0 and 0.05 <= contestant.seconds < 1.0
+    contestant._processes[0].kill()
+    contestant._processes[0].join()
+    with pytest.raises(UserError, match=r"one of 2 processes of the environment ended early \(exit code -9\)"):
+        contestant.turn(0.05)
+    with pytest.raises(UserError, match="cannot be made"):
+        ProcessContestant("the environment", partial(make.func, *make.args[:2], TaskConfig(hz=100.0), 1), 1)
 
 
 def test_a_killed_worker_is_named_as_such():

@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import fields, replace
+from functools import partial
 
 import mujoco
 import numpy as np
@@ -15,7 +16,7 @@ from motionlex.envs.benchmark import benchmark_clip, benchmark_task
 from motionlex.envs.kinematics import SiteKinematics
 from motionlex.envs.mimic_reward import Effort, LocoMujocoWeights, loco_mujoco_reward
 from motionlex.envs.rewards import BodyState, Transition
-from motionlex.envs.rival_processes import LocoContestant
+from motionlex.envs.rival_processes import LocoStepper, ProcessContestant
 from motionlex.envs.simulator import Simulator
 from motionlex.envs.task_config import TaskConfig
 
@@ -220,15 +221,15 @@ def test_its_own_physics_are_its_defaults():
 
 def test_its_processes_take_turns():
     physics = loco.LocoPhysics.of_task(ROBOT, TaskConfig())
-    contestant = LocoContestant(benchmark_clip(50.0), physics, processes=2)
+    contestant = ProcessContestant("loco", partial(LocoStepper, benchmark_clip(50.0), physics), 2)
     contestant.turn(0.1)
     assert contestant.seconds >= 0.1 and contestant.steps >= 2
     contestant._processes[0].kill()
-    with pytest.raises(UserError, match="one of 2 processes of LocoMuJoCo's environments ended early"):
+    with pytest.raises(UserError, match="one of 2 processes of loco ended early"):
         contestant.turn(0.1)
     contestant.close()
     with pytest.raises(UserError, match="Error opening file"):
-        LocoContestant(benchmark_clip(50.0), replace(physics, model="nowhere.xml"), processes=1)
+        ProcessContestant("loco", partial(LocoStepper, benchmark_clip(50.0), replace(physics, model="nowhere.xml")), 1)
 
 
 def test_every_weight_has_its_name():
