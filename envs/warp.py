@@ -120,9 +120,10 @@ class WarpTracking(VecEnv):
 
     def get_observations(self) -> TensorDict:
         """Return the present observations by group."""
-        seen = torch.as_tensor(self.task.observe(self.qpos, self.qvel, self.episodes))
-        groups = {"policy": seen[:, : self.task.policy_size]}
-        if self.task.observation_size > self.task.policy_size:
+        task = self.task
+        seen = torch.as_tensor(task.observe(self.qpos, self.qvel, self.episodes))
+        groups = {"policy": seen[:, : task.policy_size]}
+        if task.observation_size > task.policy_size:
             groups["critic"] = seen
         return TensorDict(groups, batch_size=[self.num_envs], device=self.device)
 
@@ -159,10 +160,10 @@ class WarpTracking(VecEnv):
 
     def report(self) -> EpisodeTotals:
         """Return the sums since the last report; the host waits for them."""
-        episodes, steps, returns, lost, diverged = self._totals.tolist()
+        totals = EpisodeTotals(**dict(zip(("episodes", "steps", "returns", "lost", "diverged"), self._totals.tolist())))
         self._totals.zero_()
-        self.diverged += int(diverged)
-        return EpisodeTotals(episodes=episodes, steps=steps, returns=returns, lost=lost, diverged=diverged)
+        self.diverged += int(totals.diverged)
+        return totals
 
     def snapshot(self) -> dict[str, Tensor]:
         """Return copies of everything that determines the future: for exact resume."""
@@ -205,10 +206,9 @@ class WarpTracking(VecEnv):
         start.copy_(self.episodes.start)
         end.copy_(self.episodes.frame)
         kind.copy_(done.long() + terminated.long())
-        self._ended_now += 1
-        if self._ended_now < LEARN_EVERY:
+        self._ended_now = (self._ended_now + 1) % LEARN_EVERY
+        if self._ended_now:
             return
-        self._ended_now = 0
         starts, ends, kinds = self._ended.flatten(1)
         rows = kinds.nonzero()[:, 0]
         self.sampler.update(starts[rows], ends[rows], kinds[rows] == 2)
