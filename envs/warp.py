@@ -79,8 +79,7 @@ class WarpTracking(VecEnv):
         self.physics = WarpPhysics(task.robot, task.config, worlds=worlds, device=device, buffers=buffers)
         self.device: torch.device = self.physics.device
         self.num_envs, self.num_actions = worlds, task.actions
-        self.max_episode_length = task.episode_steps
-        self.cfg: TaskConfig = task.config
+        self.max_episode_length, self.cfg = task.episode_steps, task.config
         self.sampler = StartSampler(task.library)
         self._failure = torch.as_tensor(self.sampler.failure)
         self.episodes, self._fresh = self._bookkeeping(), self._bookkeeping()
@@ -227,9 +226,8 @@ class WarpTracking(VecEnv):
         """Begin new episodes in the worlds of a mask; starts are drawn for all worlds, which costs next to nothing."""
         task, worlds, device = self.task, self.num_envs, self.device
         draw = torch.rand((2, worlds), generator=self.generator, device=device, dtype=torch.float64)
-        frames = self.sampler.sample(draw)
         variants = torch.randint(task.command.variants, (worlds,), generator=self.generator, device=device)
-        qpos, qvel = task.start(self._fresh, self._rows, frames, variants)
+        qpos, qvel = task.start(self._fresh, self._rows, self.sampler.sample(draw), variants)
         noise = torch.randn((worlds, task.start_draws), generator=self.generator, device=device)
         qpos, qvel = task.perturb(qpos, qvel, noise)
         old, new = self.episodes, self._fresh
