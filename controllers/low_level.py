@@ -99,6 +99,7 @@ def default_processes(flags: LowLevelFlags) -> int:
     if flags.processes is not None:
         return flags.processes
     if flags.resume is not None:
+        load_low_level_config(flags.resume)  # says in words what is wrong with the folder
         meta = checkpoint.read_json(flags.resume / checkpoint.META_FILE)
         return int(str(meta.get("processes", 1)))
     if flags.threads is not None or os.environ.get("OMP_NUM_THREADS") or flags.backend != "cpu":

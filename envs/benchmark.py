@@ -84,6 +84,7 @@ def benchmark_env(
         UserError: If a number is out of range, or a process of the others ends early.
     """
     count = _thread_count(threads)
+    check_number("--hz", hz, at_least=1, at_most=FASTEST_HZ)
     check_number("--worlds", worlds, at_least=1)
     check_number("--seconds", seconds, above=0)
     task = benchmark_task(hz, control=control, reward=reward)
