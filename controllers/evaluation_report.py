@@ -21,8 +21,9 @@ from motionlex.controllers.evaluation import (
 )
 from motionlex.controllers.evaluation_tracking import evaluate_tracking
 from motionlex.controllers.export import exported_policy
-from motionlex.controllers.low_level import build_task, load_low_level_config, select_clips
+from motionlex.controllers.low_level_config import select_clips
 from motionlex.controllers.low_level_policy import LowLevelPolicy
+from motionlex.controllers.low_level_setup import build_task, load_low_level_config
 from motionlex.controllers.motion_classifier import fit_classifier
 from motionlex.controllers.text import TextEncoder
 from motionlex.controllers.tracking_report import check_out, write_report

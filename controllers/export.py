@@ -21,8 +21,8 @@ from motionlex.controllers.export_card import (
     observation_parts,
     policy_card,
 )
-from motionlex.controllers.low_level import load_low_level_config
 from motionlex.controllers.low_level_policy import POLICY_FILE, LowLevelPolicy
+from motionlex.controllers.low_level_setup import load_low_level_config
 from motionlex.data.errors import UserError
 from motionlex.data.robots import Robot, get_robot
 from motionlex.data.storage import file_sha256, write_bytes

@@ -12,37 +12,26 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from motionlex.controllers.commands import build_command_source, decoded_errors
 from motionlex.controllers.distillation import DistillationConfig, distil
-from motionlex.controllers.evaluation_tracking import Report, evaluate_tracking, quick_score
-from motionlex.controllers.generated import GeneratedMotion
-from motionlex.controllers.generated_library import add_generated, load_generated
-from motionlex.controllers.low_level_config import LowLevelConfig, LowLevelFlags, resolve_config, select_clips
-from motionlex.controllers.low_level_policy import LowLevelPolicy, PolicyShape, read_plain, read_weights
-from motionlex.controllers.low_level_state import Progress, RunCallback, load_training_state
+from motionlex.controllers.generated_library import load_generated
+from motionlex.controllers.low_level_config import LowLevelConfig, LowLevelFlags, resolve_config
+from motionlex.controllers.low_level_policy import LowLevelPolicy, read_weights
+from motionlex.controllers.low_level_scores import evaluate_policy, score_policy
+from motionlex.controllers.low_level_setup import build_policy, build_task, load_library, load_low_level_config
+from motionlex.controllers.low_level_state import SCORE_EVERY, Progress, RunCallback, load_training_state
 from motionlex.controllers.ppo import TrackingPPO, native_precision
-from motionlex.data.datasets import load_dataset
 from motionlex.data.errors import UserError, check_number, check_seed
-from motionlex.data.robots import get_robot
 from motionlex.data.storage import finite, write_json
 from motionlex.envs.batched import BatchedTracking
-from motionlex.envs.joining import first_part
-from motionlex.envs.reference import MotionLibrary, settle, smooth
 from motionlex.envs.task import TrackingTask
 from motionlex.motion_vae import checkpoint, distributed
-from motionlex.motion_vae.checkpoint import load_run
 from motionlex.motion_vae.registry import PlainValue
 from motionlex.motion_vae.trainer import resolve_device
-from motionlex.motion_vae.training import data_hash
-
-__all__ = ["LowLevelConfig", "LowLevelFlags", "LowLevelPolicy", "build_command_source", "train_low_level"]
 
 logger = logging.getLogger(__name__)
 IMITATION_FILE = "imitation.json"
 IMITATED_STD = 0.15
 """Standard deviation of the actions with which PPO continues after imitation."""
-SCORE_EVERY = 150_000
-"""Control steps between two scores where a target is given."""
 CRITIC_FIRST = 20
 """Updates after imitation in which only the critic learns."""
 
@@ -108,89 +97,6 @@ def default_processes(flags: LowLevelFlags) -> int:
     return max(n for n in range(1, (os.cpu_count() or 1) + 1) if worlds % n == 0 and (n == 1 or worlds >= 64 * n))
 
 
-def load_library(config: LowLevelConfig, data_root: Path | None = None) -> tuple[MotionLibrary, str]:
-    """Load, prepare and cut the motions of a run; also return the hash of the clips.
-
-    Raises:
-        UserError: On unknown clips or unusable data.
-    """
-    robot = get_robot(config.robot)
-    root = data_root or (None if config.data_root is None else Path(config.data_root))
-    data = load_dataset(config.data, root, hz=config.task.hz)
-    clips = select_clips(data.clips, config.clips) if config.clips else data.train
-    digest = data_hash(clips)
-    if config.prepare:
-        clips = tuple(settle(smooth(clip), robot) for clip in clips)
-    return MotionLibrary(clips, robot, config.task.hz), digest
-
-
-def build_task(
-    config: LowLevelConfig,
-    library: MotionLibrary,
-    device: str,
-    *,
-    draws: int = 1,
-    generated: GeneratedMotion | None = None,
-) -> tuple[TrackingTask, torch.Tensor | None]:
-    """Build the task with its command; also return the codebook for goal latent.
-
-    Args:
-        config: The run.
-        library: Motions of the data set.
-        device: Torch device of the autoencoder.
-        draws: Draws of the codes of every segment: training wants ``config.code_draws``, evaluation one.
-        generated: Motions of a high-level policy that are to be trained on as well; evaluation wants none.
-    """
-    autoencoder = None if config.vae is None or config.task.goal == "reference" else load_run(config.vae, device)
-    command = build_command_source(
-        config.task.goal, library, autoencoder, ahead=config.task.ahead, seed=config.seed, variants=draws
-    )
-    if config.task.goal == "decoded":
-        for name, value in decoded_errors(library, command).items():
-            logger.info("%s %.4g", name, value)
-    if generated is not None:
-        library, command = add_generated(library, command, generated, config.task, config.generated_share)
-    task = TrackingTask(library.robot, library, config.task, command)
-    if autoencoder is None or config.task.goal != "latent":
-        return task, None
-    if autoencoder.model.codebook is None:
-        raise UserError(
-            f"goal latent needs one codebook, and method {autoencoder.config.method!r} has none: "
-            "use goal decoded, or another method"
-        )
-    return task, autoencoder.model.codebook.detach().cpu()
-
-
-def build_policy(config: LowLevelConfig, task: TrackingTask, codebook: torch.Tensor | None) -> LowLevelPolicy:
-    """Build the initial policy from the seed, or from ``config.init``.
-
-    Raises:
-        UserError: If the initial weights have another layout.
-    """
-    shape = PolicyShape(
-        observation=task.policy_size,
-        critic_observation=task.observation_size,
-        actions=task.actions,
-        action_limit=task.action_limit,
-        hidden=config.hidden,
-        initial_std=config.ppo.initial_std,
-        tokens=0 if task.command.codes is None else task.command.codes.shape[2],
-        vocabulary=0 if codebook is None else codebook.shape[0],
-        code_width=0 if codebook is None else codebook.shape[1],
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        policy = LowLevelPolicy(shape, config.task)
-    if codebook is not None:
-        policy.set_codebook(codebook)
-    if config.init is not None:
-        try:
-            policy.load_state_dict(read_weights(Path(config.init) / checkpoint.WEIGHTS_FILE))
-        except RuntimeError as error:
-            raise UserError(f"--init {config.init}: its networks differ from this run's: {error}") from error
-    return policy
-
-
 def _create(flags: LowLevelFlags, device: str, threads: int) -> dict[str, PlainValue]:
     config = resolve_config(flags)
     if config.ppo.precision == "auto":
@@ -254,18 +160,6 @@ def _imitate(config: LowLevelConfig, model: TrackingPPO, folder: Path, checkpoin
         write_json(path, {"steps": config.distill_steps, **scores})
 
 
-def load_low_level_config(folder: Path) -> LowLevelConfig:
-    """Read config.json of a run.
-
-    Raises:
-        UserError: If the folder is not a run.
-    """
-    path = Path(folder) / checkpoint.CONFIG_FILE
-    if not path.is_file():
-        raise UserError(f"{folder} is not a run of train_lowlevel: it has no {checkpoint.CONFIG_FILE}")
-    return checkpoint.read_config(LowLevelConfig, read_plain(path), folder, "train_lowlevel")
-
-
 def _resume(flags: LowLevelFlags, folder: Path, device: str, threads: int) -> dict[str, PlainValue]:
     config = load_low_level_config(folder)
     config = replace(config, steps=flags.steps or config.steps)
@@ -322,14 +216,19 @@ def _run(
         evaluate_every=every or 0,
         target_success=flags.target_success,
     )
-    callback = RunCallback(folder, dict(meta), progress, lambda model: score_run(model, config, threads))
+
+    def score(trained: TrackingPPO) -> dict[str, float]:
+        return score_policy(trained.env.task, trained.policy.network, config, threads)
+
+    callback = RunCallback(folder, dict(meta), progress, score)
     left = -(-(config.steps - done) // model.ranks)
     model.learn(left, callback=callback, reset_num_timesteps=False, log_interval=1 << 30)
     seconds = time.perf_counter() - begin
     steps = model.steps
     metrics: dict[str, PlainValue] = dict(callback.metrics)
     if flags.evaluate and distributed.rank() == 0:
-        metrics |= {k: v for k, v in evaluate_run(model, config, threads).items() if k not in ("clips", "hz")}
+        report = evaluate_policy(model.env.task, model.policy.network, config, threads)
+        metrics |= {name: value for name, value in report.items() if name not in ("clips", "hz")}
         write_json(folder / "evaluation.json", finite(metrics))
     return {
         "run": str(folder),
@@ -339,38 +238,3 @@ def _run(
         "processes": model.ranks,
         **metrics,
     }
-
-
-def score_run(model: TrackingPPO, config: LowLevelConfig, threads: int) -> dict[str, float]:
-    """Score a trainer's policy; see :func:`score_policy`."""
-    return score_policy(model.env.task, model.policy.network, config, threads)
-
-
-def evaluate_run(model: TrackingPPO, config: LowLevelConfig, threads: int) -> Report:
-    """Evaluate a trainer's policy; see :func:`evaluate_policy`."""
-    return evaluate_policy(model.env.task, model.policy.network, config, threads)
-
-
-def score_policy(task: TrackingTask, policy: LowLevelPolicy, config: LowLevelConfig, threads: int) -> dict[str, float]:
-    """Score the deterministic policy on few rollouts of the data set's motions, with the task's start noise."""
-    library, command = first_part(task.library, task.command)
-    return quick_score(policy, library, command, robot=task.robot, config=config.task, threads=threads)
-
-
-def evaluate_policy(task: TrackingTask, policy: LowLevelPolicy, config: LowLevelConfig, threads: int) -> Report:
-    """Evaluate the trained policy on the data set's part of its library, each segment with its first draw of codes."""
-    library, command = first_part(task.library, task.command)
-    runs = len(library.run_starts)
-    per_run = max(1, min(8, 256 // runs))
-    repeats = max(1, 32 // runs)  # few motions: several rollouts of each, from disturbed starts
-    return evaluate_tracking(
-        policy.eval(),
-        library,
-        command,
-        robot=task.robot,
-        config=config.task,
-        per_run=per_run,
-        threads=threads,
-        repeats=repeats,
-        noise=repeats > 1,
-    )

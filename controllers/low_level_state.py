@@ -89,6 +89,8 @@ class Progress:
     """Success rate at which training stops, once reached three times in a row."""
 
 
+SCORE_EVERY = 150_000
+"""Control steps between two scores where a target is given."""
 REPEATS = 3
 """Scores in a row that must reach the target."""
 

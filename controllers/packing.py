@@ -12,8 +12,8 @@ from pathlib import Path
 from motionlex.controllers.bundle import BundleMeta, check_agreement, save_bundle, verify
 from motionlex.controllers.latent_policy import LatentPolicy
 from motionlex.controllers.latent_run import load_high_level_config
-from motionlex.controllers.low_level import load_low_level_config
 from motionlex.controllers.low_level_policy import LowLevelPolicy
+from motionlex.controllers.low_level_setup import load_low_level_config
 from motionlex.controllers.text import TextEncoder, TextFunction
 from motionlex.data.captions import training_captions
 from motionlex.data.errors import UserError

@@ -24,7 +24,6 @@ from motionlex.data.errors import check_number
 from motionlex.envs.batched import BatchedTracking
 from motionlex.motion_vae import distributed
 
-
 Precision = Literal["auto", "float32", "bf16"]
 
 

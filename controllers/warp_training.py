@@ -13,17 +13,10 @@ from pathlib import Path
 import torch
 
 from motionlex.controllers.generated_library import load_generated
-from motionlex.controllers.low_level import (
-    SCORE_EVERY,
-    build_policy,
-    build_task,
-    evaluate_policy,
-    load_library,
-    load_low_level_config,
-    score_policy,
-)
 from motionlex.controllers.low_level_config import LowLevelConfig, LowLevelFlags, resolve_config
-from motionlex.controllers.low_level_state import Progress, RunCallback
+from motionlex.controllers.low_level_scores import evaluate_policy, score_policy
+from motionlex.controllers.low_level_setup import build_policy, build_task, load_library, load_low_level_config
+from motionlex.controllers.low_level_state import SCORE_EVERY, Progress, RunCallback
 from motionlex.controllers.warp_trainer import WarpTrainer
 from motionlex.data.errors import UserError
 from motionlex.data.storage import finite, write_json

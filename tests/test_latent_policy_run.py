@@ -76,7 +76,7 @@ def test_mistakes_are_user_errors_and_leave_nothing(tiny_vae_run, tmp_path):
 def low_level_run(tmp_path, tiny_vae_run):
     from dataclasses import asdict
 
-    from motionlex.controllers.low_level import LowLevelConfig
+    from motionlex.controllers.low_level_config import LowLevelConfig
     from motionlex.controllers.low_level_policy import LowLevelPolicy, PolicyShape
     from motionlex.data.storage import write_json
     from motionlex.envs.task_config import TaskConfig

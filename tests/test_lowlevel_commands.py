@@ -14,7 +14,7 @@ import torch
 
 from motionlex.controllers import generated as generated_module
 from motionlex.controllers import generated_library as generated_library_module
-from motionlex.controllers import low_level
+from motionlex.controllers import low_level_scores, low_level_setup
 from motionlex.controllers.bundle import load_bundle
 from motionlex.controllers.command_tours import ScriptConfig, eulerian_circuit, random_scripts, random_walk
 from motionlex.controllers.commands import build_command_source
@@ -34,8 +34,8 @@ from motionlex.controllers.generated_library import (
     generated_library,
 )
 from motionlex.controllers.high_level import load_high_level
-from motionlex.controllers.low_level import LowLevelFlags, train_low_level
-from motionlex.controllers.low_level_config import LowLevelConfig, resolve_config
+from motionlex.controllers.low_level import train_low_level
+from motionlex.controllers.low_level_config import LowLevelConfig, LowLevelFlags, resolve_config
 from motionlex.controllers.planner import Planner
 from motionlex.controllers.stack import Stack
 from motionlex.controllers.switches import evaluate_switches, find_switches
@@ -398,13 +398,15 @@ def test_training_sees_generated_motion_and_evaluation_does_not(
 ):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setattr(
-        low_level, "load_dataset", lambda name, root, hz: MotionData(name="toy", train=toy_clips, validation=(), hz=hz)
+        low_level_setup,
+        "load_dataset",
+        lambda name, root, hz: MotionData(name="toy", train=toy_clips, validation=(), hz=hz),
     )
     monkeypatch.setattr(generated_module, "TextEncoder", lambda: SimpleNamespace(encode=toy_encode))
     monkeypatch.setattr(generated_module, "PlausibilityLimits", lambda: LOOSE)
     monkeypatch.setattr(generated_library_module, "ScriptConfig", lambda minutes: replace(SHORT, minutes=minutes))
     trained, evaluated = [], []
-    original, evaluate = low_level.TrackingTask, low_level.evaluate_tracking
+    original, evaluate = low_level_setup.TrackingTask, low_level_scores.evaluate_tracking
 
     def task(robot, library, config, command):
         trained.append((library, command))
@@ -414,8 +416,8 @@ def test_training_sees_generated_motion_and_evaluation_does_not(
         evaluated.append((library, command))
         return evaluate(policy, library, command, **{**settings, "per_run": 1, "seconds": 0.1})
 
-    monkeypatch.setattr(low_level, "TrackingTask", task)
-    monkeypatch.setattr(low_level, "evaluate_tracking", score)
+    monkeypatch.setattr(low_level_setup, "TrackingTask", task)
+    monkeypatch.setattr(low_level_scores, "evaluate_tracking", score)
     flags = LowLevelFlags(
         goal=goal, vae=None if goal == "reference" else tiny_vae_run, generated=tiny_bundle, generated_minutes=0.1,
         steps=128, worlds=4, threads=1, out=tmp_path / "run", code_draws=None if goal == "reference" else 2,
@@ -430,8 +432,8 @@ def test_training_sees_generated_motion_and_evaluation_does_not(
     assert config["code_draws"] == command.variants
     meta = json.loads((tmp_path / "run" / "meta.json").read_text())
     assert len(meta["generated_sha256"]) == 64
-    saved = low_level.load_low_level_config(tmp_path / "run")
-    plain, _ = low_level.build_task(saved, low_level.load_library(saved)[0], "cpu")
+    saved = low_level_setup.load_low_level_config(tmp_path / "run")
+    plain, _ = low_level_setup.build_task(saved, low_level_setup.load_library(saved)[0], "cpu")
     assert plain.library.clip_names == ("a", "b") and plain.command.variants == 1
     if goal == "decoded":
         train_low_level(LowLevelFlags(resume=tmp_path / "run", steps=256, threads=1, evaluate=False))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from motionlex.controllers import low_level
+from motionlex.controllers import low_level, low_level_setup
 from motionlex.controllers.low_level import default_processes, train_low_level
 from motionlex.controllers.low_level_config import LowLevelFlags, resolve_config
 from motionlex.controllers.low_level_policy import LowLevelPolicy, PolicyShape
@@ -22,7 +22,9 @@ def small(monkeypatch, toy_clips):
     """Toy motions behind the name builtin."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setattr(
-        low_level, "load_dataset", lambda name, root, hz: MotionData(name="toy", train=toy_clips, validation=(), hz=hz)
+        low_level_setup,
+        "load_dataset",
+        lambda name, root, hz: MotionData(name="toy", train=toy_clips, validation=(), hz=hz),
     )
 
 
@@ -35,7 +37,7 @@ SIZES = ("hidden=16,16", "horizon=8", "minibatch=32", "epochs=1")
 )
 def test_training_ends_once_the_target_was_reached_three_times_in_a_row(small, monkeypatch, tmp_path, rates, scored):
     found = iter(rates)
-    monkeypatch.setattr(low_level, "score_run", lambda *_: {"success_rate": next(found)})
+    monkeypatch.setattr(low_level, "score_policy", lambda *_: {"success_rate": next(found)})
     result = train_low_level(
         LowLevelFlags(
             out=tmp_path / "run", worlds=4, steps=8 * 64 + 32, evaluate_every=64, target_success=0.95, set=SIZES,
@@ -103,7 +105,7 @@ def test_precision_is_chosen_by_what_the_processor_multiplies(monkeypatch):
 
 def test_precision_is_fixed_when_a_run_is_created(small, tmp_path):
     train_low_level(LowLevelFlags(out=tmp_path / "run", worlds=4, steps=32, set=SIZES, evaluate=False))
-    assert low_level.load_low_level_config(tmp_path / "run").ppo.precision == native_precision("cpu")
+    assert low_level_setup.load_low_level_config(tmp_path / "run").ppo.precision == native_precision("cpu")
 
 
 def test_a_plain_command_takes_a_process_per_core_while_each_has_robots_enough(monkeypatch):

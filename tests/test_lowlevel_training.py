@@ -7,7 +7,7 @@ import pytest
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
 
-from motionlex.controllers import low_level, low_level_config
+from motionlex.controllers import low_level_config, low_level_setup
 from motionlex.controllers.low_level import train_low_level
 from motionlex.controllers.low_level_config import LowLevelFlags, resolve_config, select_clips
 from motionlex.controllers.low_level_policy import LowLevelPolicy, Normaliser, PolicyShape
@@ -35,7 +35,9 @@ def one_thread(monkeypatch):
 def small(monkeypatch, toy_clips):
     """Toy motions behind the name builtin, and a recipe of a few hundred steps."""
     monkeypatch.setattr(
-        low_level, "load_dataset", lambda name, root, hz: MotionData(name="toy", train=toy_clips, validation=(), hz=hz)
+        low_level_setup,
+        "load_dataset",
+        lambda name, root, hz: MotionData(name="toy", train=toy_clips, validation=(), hz=hz),
     )
     base = low_level_config.preset_config
     monkeypatch.setattr(
@@ -171,15 +173,15 @@ def test_result_and_run_folder(tmp_path, small):
         assert key in result
     names = {path.name for path in (tmp_path / "run").iterdir()}
     assert {"config.json", "meta.json", "weights.safetensors", "policy.json", "training_state.pt"} <= names
-    assert low_level.load_low_level_config(tmp_path / "run").steps == 256
+    assert low_level_setup.load_low_level_config(tmp_path / "run").steps == 256
 
 
 def test_weights_of_another_run_are_the_start(tmp_path, small):
     train_low_level(flags(tmp_path / "first"))
     config = resolve_config(flags(tmp_path / "second", init=tmp_path / "first"))
-    library, _ = low_level.load_library(config)
-    task, codebook = low_level.build_task(config, library, "cpu")
-    policy = low_level.build_policy(config, task, codebook)
+    library, _ = low_level_setup.load_library(config)
+    task, codebook = low_level_setup.build_task(config, library, "cpu")
+    policy = low_level_setup.build_policy(config, task, codebook)
     first = LowLevelPolicy.load(tmp_path / "first")
     seen = np.random.default_rng(0).normal(size=(2, 151))
     np.testing.assert_array_equal(policy.act(seen), first.act(seen))

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from motionlex.controllers import low_level, low_level_config
-from motionlex.controllers.low_level import load_low_level_config, train_low_level
+from motionlex.controllers import low_level_config, low_level_setup
+from motionlex.controllers.low_level import train_low_level
 from motionlex.controllers.low_level_config import LowLevelFlags, resolve_config
 from motionlex.controllers.low_level_policy import LowLevelPolicy, PolicyShape
+from motionlex.controllers.low_level_setup import load_low_level_config
 from motionlex.controllers.ppo import PPOConfig
 from motionlex.data.datasets import MotionData
 from motionlex.data.errors import UserError
@@ -31,7 +32,9 @@ def one_thread(monkeypatch):
 def small(monkeypatch, toy_clips):
     """Toy motions behind the name builtin, and a recipe of a few updates."""
     monkeypatch.setattr(
-        low_level, "load_dataset", lambda name, root, hz: MotionData(name="toy", train=toy_clips, validation=(), hz=hz)
+        low_level_setup,
+        "load_dataset",
+        lambda name, root, hz: MotionData(name="toy", train=toy_clips, validation=(), hz=hz),
     )
     base = low_level_config.on_many_worlds
     recipe = PPOConfig(worlds=6, horizon=8, minibatch=24, epochs=2)
@@ -145,9 +148,9 @@ def test_codes_and_the_privileged_critic_train_and_the_codebook_does_not(tmp_pat
     pytest.importorskip("motionlex.controllers.warp_training", reason=MISSING)
     chosen = flags(tmp_path / "run", goal="latent", vae=tiny_vae_run)
     config = resolve_config(chosen)
-    library, _ = low_level.load_library(config)
-    task, codebook = low_level.build_task(config, library, "cpu", draws=config.code_draws)
-    fresh = low_level.build_policy(config, task, codebook)
+    library, _ = low_level_setup.load_library(config)
+    task, codebook = low_level_setup.build_task(config, library, "cpu", draws=config.code_draws)
+    fresh = low_level_setup.build_policy(config, task, codebook)
     train_low_level(chosen)
     trained = LowLevelPolicy.load(tmp_path / "run")
     torch.testing.assert_close(trained.codes.embedding, fresh.codes.embedding, rtol=0, atol=0)

@@ -1,0 +1,34 @@
+"""How good a policy in training is: a cheap score on the way and the whole evaluation at the end."""
+
+from __future__ import annotations
+
+from motionlex.controllers.evaluation_tracking import Report, evaluate_tracking, quick_score
+from motionlex.controllers.low_level_config import LowLevelConfig
+from motionlex.controllers.low_level_policy import LowLevelPolicy
+from motionlex.envs.joining import first_part
+from motionlex.envs.task import TrackingTask
+
+
+def score_policy(task: TrackingTask, policy: LowLevelPolicy, config: LowLevelConfig, threads: int) -> dict[str, float]:
+    """Score the deterministic policy on few rollouts of the data set's motions, with the task's start noise."""
+    library, command = first_part(task.library, task.command)
+    return quick_score(policy, library, command, robot=task.robot, config=config.task, threads=threads)
+
+
+def evaluate_policy(task: TrackingTask, policy: LowLevelPolicy, config: LowLevelConfig, threads: int) -> Report:
+    """Evaluate the trained policy on the data set's part of its library, each segment with its first draw of codes."""
+    library, command = first_part(task.library, task.command)
+    runs = len(library.run_starts)
+    per_run = max(1, min(8, 256 // runs))
+    repeats = max(1, 32 // runs)  # few motions: several rollouts of each, from disturbed starts
+    return evaluate_tracking(
+        policy.eval(),
+        library,
+        command,
+        robot=task.robot,
+        config=config.task,
+        per_run=per_run,
+        threads=threads,
+        repeats=repeats,
+        noise=repeats > 1,
+    )

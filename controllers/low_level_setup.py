@@ -1,0 +1,119 @@
+"""What a low-level run is made of: its motions, its task and its policy, all from its configuration."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import torch
+
+from motionlex.controllers.commands import build_command_source, decoded_errors
+from motionlex.controllers.generated import GeneratedMotion
+from motionlex.controllers.generated_library import add_generated
+from motionlex.controllers.low_level_config import LowLevelConfig, select_clips
+from motionlex.controllers.low_level_policy import LowLevelPolicy, PolicyShape, read_plain, read_weights
+from motionlex.data.datasets import load_dataset
+from motionlex.data.errors import UserError
+from motionlex.data.robots import get_robot
+from motionlex.envs.reference import MotionLibrary, settle, smooth
+from motionlex.envs.task import TrackingTask
+from motionlex.motion_vae import checkpoint
+from motionlex.motion_vae.checkpoint import load_run
+from motionlex.motion_vae.training import data_hash
+
+logger = logging.getLogger(__name__)
+
+
+def load_low_level_config(folder: Path) -> LowLevelConfig:
+    """Read config.json of a run.
+
+    Raises:
+        UserError: If the folder is not a run.
+    """
+    path = Path(folder) / checkpoint.CONFIG_FILE
+    if not path.is_file():
+        raise UserError(f"{folder} is not a run of train_lowlevel: it has no {checkpoint.CONFIG_FILE}")
+    return checkpoint.read_config(LowLevelConfig, read_plain(path), folder, "train_lowlevel")
+
+
+def load_library(config: LowLevelConfig, data_root: Path | None = None) -> tuple[MotionLibrary, str]:
+    """Load, prepare and cut the motions of a run; also return the hash of the clips.
+
+    Raises:
+        UserError: On unknown clips or unusable data.
+    """
+    robot = get_robot(config.robot)
+    root = data_root or (None if config.data_root is None else Path(config.data_root))
+    data = load_dataset(config.data, root, hz=config.task.hz)
+    clips = select_clips(data.clips, config.clips) if config.clips else data.train
+    digest = data_hash(clips)
+    if config.prepare:
+        clips = tuple(settle(smooth(clip), robot) for clip in clips)
+    return MotionLibrary(clips, robot, config.task.hz), digest
+
+
+def build_task(
+    config: LowLevelConfig,
+    library: MotionLibrary,
+    device: str,
+    *,
+    draws: int = 1,
+    generated: GeneratedMotion | None = None,
+) -> tuple[TrackingTask, torch.Tensor | None]:
+    """Build the task with its command; also return the codebook for goal latent.
+
+    Args:
+        config: The run.
+        library: Motions of the data set.
+        device: Torch device of the autoencoder.
+        draws: Draws of the codes of every segment: training wants ``config.code_draws``, evaluation one.
+        generated: Motions of a high-level policy that are to be trained on as well; evaluation wants none.
+    """
+    autoencoder = None if config.vae is None or config.task.goal == "reference" else load_run(config.vae, device)
+    command = build_command_source(
+        config.task.goal, library, autoencoder, ahead=config.task.ahead, seed=config.seed, variants=draws
+    )
+    if config.task.goal == "decoded":
+        for name, value in decoded_errors(library, command).items():
+            logger.info("%s %.4g", name, value)
+    if generated is not None:
+        library, command = add_generated(library, command, generated, config.task, config.generated_share)
+    task = TrackingTask(library.robot, library, config.task, command)
+    if autoencoder is None or config.task.goal != "latent":
+        return task, None
+    if autoencoder.model.codebook is None:
+        raise UserError(
+            f"goal latent needs one codebook, and method {autoencoder.config.method!r} has none: "
+            "use goal decoded, or another method"
+        )
+    return task, autoencoder.model.codebook.detach().cpu()
+
+
+def build_policy(config: LowLevelConfig, task: TrackingTask, codebook: torch.Tensor | None) -> LowLevelPolicy:
+    """Build the initial policy from the seed, or from ``config.init``.
+
+    Raises:
+        UserError: If the initial weights have another layout.
+    """
+    shape = PolicyShape(
+        observation=task.policy_size,
+        critic_observation=task.observation_size,
+        actions=task.actions,
+        action_limit=task.action_limit,
+        hidden=config.hidden,
+        initial_std=config.ppo.initial_std,
+        tokens=0 if task.command.codes is None else task.command.codes.shape[2],
+        vocabulary=0 if codebook is None else codebook.shape[0],
+        code_width=0 if codebook is None else codebook.shape[1],
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        policy = LowLevelPolicy(shape, config.task)
+    if codebook is not None:
+        policy.set_codebook(codebook)
+    if config.init is not None:
+        try:
+            policy.load_state_dict(read_weights(Path(config.init) / checkpoint.WEIGHTS_FILE))
+        except RuntimeError as error:
+            raise UserError(f"--init {config.init}: its networks differ from this run's: {error}") from error
+    return policy
