@@ -40,6 +40,14 @@ def toy_clips():
     )
 
 
+@pytest.fixture
+def toy_dataset(toy_clips):
+    """What stands in for ``load_dataset``: the toy clips under any name."""
+    from motionlex.data.datasets import MotionData
+
+    return lambda name, root, hz: MotionData(name="toy", train=toy_clips, validation=(), hz=hz)
+
+
 @pytest.fixture(scope="session")
 def tiny_vae_run(tmp_path_factory, toy_clips):
     """Run folder of an untrained DAPS autoencoder of width 16 with 8 codes, at 50 Hz."""

@@ -41,7 +41,6 @@ from motionlex.controllers.stack import Stack
 from motionlex.controllers.switches import evaluate_switches, find_switches
 from motionlex.data.captions import held_out_captions, training_captions
 from motionlex.data.clip import LabelSpan, MotionClip
-from motionlex.data.datasets import MotionData
 from motionlex.data.errors import UserError
 from motionlex.data.features import features_to_state
 from motionlex.data.kinematics import ForwardKinematics
@@ -397,11 +396,7 @@ def test_training_sees_generated_motion_and_evaluation_does_not(
     goal, monkeypatch, toy_clips, toy_encode, tiny_bundle, tiny_vae_run, tmp_path
 ):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setattr(
-        low_level_setup,
-        "load_dataset",
-        lambda name, root, hz: MotionData(name="toy", train=toy_clips, validation=(), hz=hz),
-    )
+    monkeypatch.setattr(low_level_setup, "load_dataset", toy_dataset)
     monkeypatch.setattr(generated_module, "TextEncoder", lambda: SimpleNamespace(encode=toy_encode))
     monkeypatch.setattr(generated_module, "PlausibilityLimits", lambda: LOOSE)
     monkeypatch.setattr(generated_library_module, "ScriptConfig", lambda minutes: replace(SHORT, minutes=minutes))

@@ -11,21 +11,16 @@ from motionlex.controllers.low_level import default_processes, train_low_level
 from motionlex.controllers.low_level_config import LowLevelFlags, resolve_config
 from motionlex.controllers.low_level_policy import LowLevelPolicy, PolicyShape
 from motionlex.controllers.ppo import PPOConfig, TrackingPPO, native_precision
-from motionlex.data.datasets import MotionData
 from motionlex.data.errors import UserError
 from motionlex.envs.batched import BatchedTracking
 from motionlex.envs.benchmark import benchmark_task
 
 
 @pytest.fixture
-def small(monkeypatch, toy_clips):
+def small(monkeypatch, toy_dataset):
     """Toy motions behind the name builtin."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setattr(
-        low_level_setup,
-        "load_dataset",
-        lambda name, root, hz: MotionData(name="toy", train=toy_clips, validation=(), hz=hz),
-    )
+    monkeypatch.setattr(low_level_setup, "load_dataset", toy_dataset)
 
 
 SIZES = ("hidden=16,16", "horizon=8", "minibatch=32", "epochs=1")

@@ -12,7 +12,6 @@ from motionlex.controllers.low_level import train_low_level
 from motionlex.controllers.low_level_config import LowLevelFlags, resolve_config, select_clips
 from motionlex.controllers.low_level_policy import LowLevelPolicy, Normaliser, PolicyShape
 from motionlex.controllers.ppo import PPOConfig, TrackingPPO, adapted_rate
-from motionlex.data.datasets import MotionData
 from motionlex.data.errors import UserError
 from motionlex.data.robots import get_robot
 from motionlex.envs.batched import BatchedTracking
@@ -32,13 +31,9 @@ def one_thread(monkeypatch):
 
 
 @pytest.fixture
-def small(monkeypatch, toy_clips):
+def small(monkeypatch, toy_dataset):
     """Toy motions behind the name builtin, and a recipe of a few hundred steps."""
-    monkeypatch.setattr(
-        low_level_setup,
-        "load_dataset",
-        lambda name, root, hz: MotionData(name="toy", train=toy_clips, validation=(), hz=hz),
-    )
+    monkeypatch.setattr(low_level_setup, "load_dataset", toy_dataset)
     base = low_level_config.preset_config
     monkeypatch.setattr(
         low_level_config,

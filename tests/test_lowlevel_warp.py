@@ -14,7 +14,6 @@ from motionlex.controllers.low_level_config import LowLevelFlags, resolve_config
 from motionlex.controllers.low_level_policy import LowLevelPolicy, PolicyShape
 from motionlex.controllers.low_level_setup import load_low_level_config
 from motionlex.controllers.ppo import PPOConfig
-from motionlex.data.datasets import MotionData
 from motionlex.data.errors import UserError
 from motionlex.envs.task_config import TaskConfig
 from motionlex.motion_vae.checkpoint import read_json
@@ -29,13 +28,9 @@ def one_thread(monkeypatch):
 
 
 @pytest.fixture
-def small(monkeypatch, toy_clips):
+def small(monkeypatch, toy_dataset):
     """Toy motions behind the name builtin, and a recipe of a few updates."""
-    monkeypatch.setattr(
-        low_level_setup,
-        "load_dataset",
-        lambda name, root, hz: MotionData(name="toy", train=toy_clips, validation=(), hz=hz),
-    )
+    monkeypatch.setattr(low_level_setup, "load_dataset", toy_dataset)
     base = low_level_config.on_many_worlds
     recipe = PPOConfig(worlds=6, horizon=8, minibatch=24, epochs=2)
     monkeypatch.setattr(
