@@ -393,7 +393,7 @@ def test_parts_that_do_not_belong_together_are_refused(library, motion, toy_clip
 
 @pytest.mark.parametrize("goal", ["decoded", "latent", "reference"])
 def test_training_sees_generated_motion_and_evaluation_does_not(
-    goal, monkeypatch, toy_clips, toy_encode, tiny_bundle, tiny_vae_run, tmp_path
+    goal, monkeypatch, toy_dataset, toy_encode, tiny_bundle, tiny_vae_run, tmp_path
 ):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setattr(low_level_setup, "load_dataset", toy_dataset)
