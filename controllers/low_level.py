@@ -30,9 +30,9 @@ from motionlex.motion_vae.trainer import resolve_device
 
 logger = logging.getLogger(__name__)
 IMITATION_FILE = "imitation.json"
-IMITATED_STD = 0.15
-"""Standard deviation of the actions with which PPO continues after imitation."""
-CRITIC_FIRST = 20
+IMITATED_NOISE = 0.05
+"""Standard deviation [rad] of the servo targets with which PPO continues after imitation."""
+CRITIC_FIRST = 40
 """Updates after imitation in which only the critic learns."""
 
 
@@ -154,7 +154,7 @@ def _imitate(config: LowLevelConfig, model: TrackingPPO, folder: Path, checkpoin
         done=done,
         on_progress=save,
     )
-    policy.log_std.data.fill_(float(np.log(IMITATED_STD)))
+    policy.log_std.data.fill_(float(np.log(IMITATED_NOISE / config.task.absolute_scale)))
     if distributed.rank() == 0:
         policy.save(folder)
         write_json(path, {"steps": config.distill_steps, **scores})
