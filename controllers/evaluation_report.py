@@ -67,7 +67,7 @@ class EvaluateStackFlags:
     starts: int = 3
     """Starts of --stage tracking per stretch of motion, evenly spaced."""
     repeats: int = 1
-    """Rollouts per start, spread over the half second from it on: a clip of 10 s has one start."""
+    """Rollouts per start, spread over half a second where that leaves --seconds: a clip of 10 s has one start."""
     noise: bool = False
     """Perturb the starts of --stage tracking as in training."""
     randomise: Preset = "none"

@@ -39,7 +39,7 @@ Report = dict[str, float | int | str | bool | Intervals | list[Summary] | None]
 RATES = ("success_rate", "success_rate_keypoint")
 """Shares of episodes."""
 WITHIN_S = 0.5
-"""Repeated starts are spread over this time [s] after a start."""
+"""Repeated starts are spread over this time [s]."""
 _WORST = 5
 _BATCH = 512
 _NOTES = {
@@ -48,6 +48,11 @@ _NOTES = {
     "they hold the drift that nothing corrects; judge by the local error.",
     False: "All errors are against the library in the world; local ones after moving it to the robot's root.",
 }
+_LENGTHS = (
+    "Success is to reach {seconds:g} s or the end of the motion, whichever comes first: full_length_share is the share "
+    "of the episodes whose motion lasts {seconds:g} s, mean_possible_s what all would survive at best. Repeated starts "
+    "are moved to where {seconds:g} s are left, into the first frames of a motion that is hardly longer."
+)
 
 
 def evaluate_tracking(
@@ -69,10 +74,13 @@ def evaluate_tracking(
 ) -> Report:
     """Roll the policy out and compare with the library.
 
-    An episode succeeds if it is not terminated within ``seconds`` or until its motion ends; by the rule of other
-    projects (``success_rate_keypoint``, the task's own terminations off) if the mean key-point error stays within
-    0.5 m and the robot does not fall. Errors are means over the frames before termination, weighted by frame; the
-    reference of a step is read before the step is taken.
+    An episode succeeds if it is not terminated within ``seconds`` or until its motion ends, whichever comes first: a
+    motion of 6 s asks for 6 s only. ``full_length_share`` is the share of the episodes whose motion lasts for all of
+    ``seconds``, ``mean_possible_s`` the mean of what there is to survive, to be read beside ``mean_survival_s``; the
+    step that fails counts as not survived. By the rule of other projects (``success_rate_keypoint``, the task's own
+    terminations off) an episode succeeds if the mean key-point error stays within 0.5 m and the robot does not fall.
+    Errors are means over the frames before termination, weighted by frame; the reference of a step is read before the
+    step is taken.
 
     Args:
         policy: The policy.
@@ -84,41 +92,46 @@ def evaluate_tracking(
         seconds: Longest rollout [s].
         threads: Physics threads.
         starts: Library frames to start at; None spreads ``per_run`` over every run.
-        repeats: Rollouts per start, spread over the half second from it on; without noise no frame starts twice.
+        repeats: Rollouts per start, spread over half a second, but so that as many as can be have full length, see
+            :func:`motionlex.controllers.tracking_rollout.repeated_starts`; without noise no frame starts twice.
         noise: Perturb the starts as in training (``config.noise``).
         seed: Seed of that noise, of the randomisation and of the bootstrap.
         model: Physics in place of the robot's own model, see :func:`motionlex.envs.transfer.transfer_model`.
         randomisation: What differs from episode to episode; None for nothing.
 
     Returns:
-        ``success_rate``, ``success_rate_keypoint``, ``mean_survival_s``, ``keypoint_error_local_mm``,
+        ``success_rate``, ``success_rate_keypoint``, ``mean_survival_s``, ``mean_possible_s``,
+        ``full_length_share``, ``seconds`` (of a full-length episode), ``keypoint_error_local_mm``,
         ``keypoint_error_global_mm``, ``joint_error_rad``, ``joint_velocity_error_rad_s``, ``root_drift_m``,
         ``torque_saturation``, ``energy_j_per_s``, ``cost_of_transport``, ``foot_sliding_mm_s`` (None where there is
         nothing to average), ``intervals_95`` (both ends by name, None with fewer than two episodes), ``episodes``,
-        ``hz``, ``noise``, ``randomised``, ``errors`` (what they refer to), ``clips`` and ``categories`` (the same
-        figures for each) and ``worst`` (the clips that fail most).
+        ``hz``, ``noise``, ``randomised``, ``errors`` (what they refer to), ``lengths`` (what success asks for),
+        ``clips`` and ``categories`` (the same figures for each) and ``worst`` (the clips that fail most).
     """
     varied = randomisation or Randomisation()
     config = replace(config, episode_s=seconds, randomisation=varied, privileged_critic=False)
     task = TrackingTask(robot, library, config, command)
     horizon = round(seconds * config.hz)
     frames = stratified_starts(library, per_run, horizon) if starts is None else np.asarray(starts, dtype=np.int64)
-    frames = repeated_starts(library, frames, repeats, round(WITHIN_S * config.hz))
-    frames = frames if noise or varied != Randomisation() else np.unique(frames)
+    differ = noise or varied != Randomisation()
+    frames = repeated_starts(library, frames, repeats, round(WITHIN_S * config.hz), horizon, distinct=not differ)
+    frames = frames if differ else np.unique(frames)
     outcome = _in_batches(policy, task, frames, horizon, threads, noise, seed, model=model)
     owner = library.clip_of(frames)
     names = [library.clip_names[index] for index in owner]
-    clips = _groups(outcome, np.array(names), "clip", config.hz, seed)
+    clips = _groups(outcome, np.array(names), "clip", config.hz, horizon, seed)
     categories = np.array([category_of(name) for name in names])
-    everything = _summary(outcome, np.ones(len(frames), dtype=bool), config.hz, seed)
+    everything = _summary(outcome, np.ones(len(frames), dtype=bool), config.hz, horizon, seed)
     return {
         **everything,
         "hz": config.hz,
         "noise": noise,
         "randomised": varied != Randomisation(),
+        "seconds": seconds,
         "errors": _NOTES[task.root_relative],
+        "lengths": _LENGTHS.format(seconds=seconds),
         "clips": clips,
-        "categories": _groups(outcome, categories, "category", config.hz, seed),
+        "categories": _groups(outcome, categories, "category", config.hz, horizon, seed),
         "worst": worst_clips(clips),
     }
 
@@ -151,7 +164,8 @@ def quick_score(
         seed: Seed of that noise.
 
     Returns:
-        ``success_rate``, ``mean_survival_s``, ``keypoint_error_local_mm`` (NaN if nothing survived a step).
+        ``success_rate``, ``mean_survival_s``, ``mean_possible_s``, ``keypoint_error_local_mm`` (NaN if nothing
+        survived a step).
     """
     config = replace(config, episode_s=seconds, randomisation=Randomisation(), privileged_critic=False)
     task = TrackingTask(robot, library, config, command)
@@ -162,6 +176,7 @@ def quick_score(
     return {
         "success_rate": float(1.0 - outcome.failed.mean()),
         "mean_survival_s": float(outcome.steps.mean() / config.hz),
+        "mean_possible_s": float(outcome.possible.mean() / config.hz),
         local: ratio(outcome.sums[local], outcome.weights[local]),
     }
 
@@ -174,7 +189,7 @@ def worst_clips(clips: Sequence[Summary], count: int = _WORST) -> list[Summary]:
         assert isinstance(success, float)
         return success, -error if isinstance(error, float) else -np.inf
 
-    kept = ("clip", "success_rate", "mean_survival_s", "keypoint_error_local_mm", "episodes")
+    kept = ("clip", "success_rate", "mean_survival_s", "mean_possible_s", "keypoint_error_local_mm", "episodes")
     return [{key: row[key] for key in kept} for row in sorted(clips, key=rank)[:count]]
 
 
@@ -203,15 +218,22 @@ def _in_batches(
     return joined(outcomes)
 
 
-def _groups(outcome: Outcome, names: np.ndarray, kind: str, hz: float, seed: int) -> list[Summary]:
+def _groups(outcome: Outcome, names: np.ndarray, kind: str, hz: float, horizon: int, seed: int) -> list[Summary]:
     """Summarise the episodes of every name, in order of appearance."""
-    return [{kind: str(name), **_summary(outcome, names == name, hz, seed)} for name in dict.fromkeys(names.tolist())]
+    return [
+        {kind: str(name), **_summary(outcome, names == name, hz, horizon, seed)}
+        for name in dict.fromkeys(names.tolist())
+    ]
 
 
-def _summary(outcome: Outcome, rows: Bool[np.ndarray, " episode"], hz: float, seed: int) -> Summary:
+def _summary(outcome: Outcome, rows: Bool[np.ndarray, " episode"], hz: float, horizon: int, seed: int) -> Summary:
     episodes = int(rows.sum())
     one = np.ones(episodes)
-    values: Summary = {}
+    possible = outcome.possible[rows]
+    values: Summary = {
+        "mean_possible_s": float(possible.mean()) / hz,
+        "full_length_share": float((possible >= horizon).mean()),
+    }
     intervals: Intervals = {}
     for name, failed in zip(RATES, (outcome.failed, outcome.failed_keypoint), strict=True):
         successes = int((~failed[rows]).sum())

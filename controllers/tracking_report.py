@@ -16,6 +16,8 @@ COLUMNS = (
     ("success_rate", "success [%]", 100.0, 1),
     ("success_rate_keypoint", "key-point rule [%]", 100.0, 1),
     ("mean_survival_s", "survival [s]", 1.0, 2),
+    ("mean_possible_s", "possible [s]", 1.0, 2),
+    ("full_length_share", "full length [%]", 100.0, 1),
     ("keypoint_error_local_mm", "local [mm]", 1.0, 1),
     ("keypoint_error_global_mm", "global [mm]", 1.0, 1),
     ("joint_error_rad", "joints [rad]", 1.0, 3),
@@ -66,7 +68,7 @@ def write_report(folder: Path, report: Row, *, title: str) -> list[Path]:
 
 def markdown(report: Row, *, title: str) -> str:
     """Return the report as Markdown: everything, by category, by clip; 95 % intervals in brackets."""
-    lines = [f"# Tracking: {title}", "", str(report["errors"]), ""]
+    lines = [f"# Tracking: {title}", "", str(report["errors"]), "", str(report["lengths"]), ""]
     lines += _table("all", [{"all": "all episodes", **report}], intervals=True)
     lines += ["", "## Categories", "", *_table("category", _rows(report, "categories"), intervals=True)]
     lines += ["", "## Clips", "", *_table("clip", _rows(report, "clips"), intervals=False)]

@@ -55,7 +55,9 @@ class Outcome:
     failed_keypoint: Bool[np.ndarray, " episode"]
     """Mean key-point error above 0.5 m, or a fall."""
     steps: Float[np.ndarray, " episode"]
-    """Control steps survived under the task's own rules."""
+    """Control steps survived under the task's own rules; the step that fails is none of them."""
+    possible: Float[np.ndarray, " episode"]
+    """Control steps until the motion ends or the horizon is reached: what full success would give."""
     sums: dict[str, Float[np.ndarray, " episode"]]
     """Sums of the measures over the frames before termination."""
     weights: dict[str, Float[np.ndarray, " episode"]]
@@ -72,15 +74,40 @@ def stratified_starts(library: MotionLibrary, per_run: int, horizon: int) -> Int
 
 
 def repeated_starts(
-    library: MotionLibrary, frames: Int[np.ndarray, " start"], repeats: int, within: int
+    library: MotionLibrary,
+    frames: Int[np.ndarray, " start"],
+    repeats: int,
+    within: int,
+    horizon: int,
+    *,
+    distinct: bool,
 ) -> Int[np.ndarray, " episode"]:
-    """Return ``repeats`` starts for each frame, spread evenly over the ``within`` frames from it on.
+    """Return ``repeats`` starts for each frame, spread over ``within`` frames but with full length where that can be.
 
-    Those of one frame follow each other; none comes later than ten frames before the end of its run.
+    They lie from the frame on. Where that would leave less than ``horizon`` they lie before it instead, as far as its
+    run goes back; in a run that is hardly longer than the horizon they crowd in its first frames: with ``distinct`` in
+    the first ``repeats`` of them, else in those that leave the horizon. Where no start leaves it, the run being too
+    short, the spread stays. None comes later than ten frames before the end of its run.
+
+    Args:
+        library: The motions.
+        frames: Starts.
+        repeats: Episodes per start; those of one frame follow each other.
+        within: Longest spread [frames].
+        horizon: Frames of a full-length episode.
+        distinct: Whether episodes from the same frame would be the same episode.
     """
-    room = np.clip(library.last_frame[frames] - LAST_START - frames, 0, within)
-    share = np.linspace(0.0, 1.0, repeats) if repeats > 1 else np.zeros(1)
-    return (frames[:, None] + np.round(room[:, None] * share).astype(np.int64)).reshape(-1)
+    if repeats == 1:
+        return frames.copy()
+    last, earliest = library.last_frame[frames], library.run_starts[library.run_of[frames]]
+    spare = last - horizon - frames
+    enough = spare >= 0
+    first = np.where(enough, np.maximum(earliest, frames - np.maximum(within - spare, 0)), frames)
+    room = np.clip(last - LAST_START - first, 0, within)
+    kept = np.maximum(last - horizon - first, repeats - 1 if distinct else 0)
+    room = np.where(enough, np.minimum(room, kept), room)
+    share = np.linspace(0.0, 1.0, repeats)
+    return (first[:, None] + np.round(room[:, None] * share).astype(np.int64)).reshape(-1)
 
 
 def spread_starts(library: MotionLibrary, episodes: int, horizon: int, within: int) -> Int[np.ndarray, " episode"]:
@@ -136,7 +163,7 @@ def roll_out(policy: Policy, env: BatchedTracking, horizon: int, *, complete: bo
         state = recorder.state(reference, alive | alive_keypoint)
         recorder.add(state, reference, alive & ~result.terminated)
         env.disturbances.strike(env.qvel, env.generator)
-        steps += alive
+        steps += alive & ~result.terminated
         failed |= alive & result.terminated
         if complete:
             compared = task.reference(env.episodes.frame, state.qpos)
@@ -151,7 +178,13 @@ def roll_out(policy: Policy, env: BatchedTracking, horizon: int, *, complete: bo
             break
     sums, weights = recorder.totals()
     return Outcome(
-        frames=start, failed=failed, failed_keypoint=failed_keypoint, steps=steps, sums=sums, weights=weights
+        frames=start,
+        failed=failed,
+        failed_keypoint=failed_keypoint,
+        steps=steps,
+        possible=1.0 * np.minimum(task.library.last_frame[start] - start, horizon),
+        sums=sums,
+        weights=weights,
     )
 
 
@@ -264,6 +297,7 @@ def joined(outcomes: Sequence[Outcome]) -> Outcome:
         failed=np.concatenate([o.failed for o in outcomes]),
         failed_keypoint=np.concatenate([o.failed_keypoint for o in outcomes]),
         steps=np.concatenate([o.steps for o in outcomes]),
+        possible=np.concatenate([o.possible for o in outcomes]),
         sums={name: np.concatenate([o.sums[name] for o in outcomes]) for name in first.sums},
         weights={name: np.concatenate([o.weights[name] for o in outcomes]) for name in first.weights},
     )

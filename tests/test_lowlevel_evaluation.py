@@ -109,7 +109,8 @@ def test_replaying_the_reference_has_no_errors_at_all(replay):
     library = library_of(moving(velocity=(0.7, -0.4), turn=0.9, hinge=0.3), moving(turn=-1.0, name="turn_2"))
     report = measured(library)
     assert report["success_rate"] == report["success_rate_keypoint"] == 1.0
-    assert report["mean_survival_s"] == SHORT and report["episodes"] == 2
+    assert report["mean_survival_s"] == report["mean_possible_s"] == SHORT and report["episodes"] == 2
+    assert report["full_length_share"] == 1.0
     for key in ERRORS:
         assert report[key] == pytest.approx(0.0, abs=MICROMETRE if key.endswith("mm") else 1e-9), key
     assert [row["category"] for row in report["categories"]] == ["walk", "turn"]
@@ -295,7 +296,7 @@ def test_the_two_rules_of_success_differ_where_they_should(replay):
     replay(tilted(0.9))  # 52 degrees: beyond our 0.8 rad, but no fall, and key points turn about the pelvis by < 0.5 m
     report = measured(library)
     assert (report["success_rate"], report["success_rate_keypoint"]) == (0.0, 1.0)
-    assert report["mean_survival_s"] == pytest.approx(1 / HZ) and report["keypoint_error_local_mm"] is None
+    assert report["mean_survival_s"] == 0.0 and report["keypoint_error_local_mm"] is None  # the first step fails
     replay(tilted(1.06))  # 61 degrees is a fall
     assert measured(library)["success_rate_keypoint"] == 0.0
 
@@ -355,7 +356,7 @@ def test_frames_weigh_alike_and_terminated_episodes_stop_counting(replay):
     replay(change)
     report = measured(library_of(moving(), MotionClip(name="far", qpos=far, hz=HZ)))
     assert report["success_rate"] == 0.5 and report["keypoint_error_global_mm"] == pytest.approx(50.0, abs=MICROMETRE)
-    assert report["mean_survival_s"] == pytest.approx(0.5 * (SHORT + 1 / HZ))
+    assert report["mean_survival_s"] == pytest.approx(0.5 * SHORT)
     rows = {row["clip"]: row for row in report["clips"]}
     assert rows["far"]["success_rate"] == 0.0 and rows["far"]["keypoint_error_global_mm"] is None
     assert rows["walk1"]["success_rate"] == 1.0 and report["worst"][0]["clip"] == "far"
@@ -375,15 +376,44 @@ def test_ten_second_clips_have_one_start_and_repeats_spread_over_half_a_second()
     library = library_of(moving(frames=501))
     first = stratified_starts(library, 3, 500)
     np.testing.assert_array_equal(first, [0])
-    starts = repeated_starts(library, first, 64, 25)
+    starts = repeated_starts(library, first, 64, 25, 500, distinct=True)
     assert len(starts) == 64 and starts.min() == 0 and starts.max() == 25
     assert np.bincount(starts).min() >= 2  # all 26 frames, evenly
-    np.testing.assert_array_equal(repeated_starts(library, np.array([3, 489, 495]), 2, 25), [3, 28, 489, 490, 495, 495])
-    np.testing.assert_array_equal(repeated_starts(library, np.array([7]), 1, 25), [7])
+    late = repeated_starts(library, np.array([3, 489, 495]), 2, 25, 500, distinct=False)
+    np.testing.assert_array_equal(late, [3, 28, 489, 490, 495, 495])
+    np.testing.assert_array_equal(repeated_starts(library, np.array([7]), 1, 25, 500, distinct=True), [7])
     np.testing.assert_array_equal(np.unique(spread_starts(library, 64, 500, 25)), np.arange(25))
     longer = library_of(moving(frames=1001), moving(frames=60, name="short"))
     spread = spread_starts(longer, 40, 500, 25)
     assert spread.min() == 0 and 0.03 < (spread >= 1001).mean() < 0.1 and spread[spread < 1001].max() <= 500
+
+
+def test_repeats_keep_as_many_full_length_episodes_as_there_can_be():
+    library = library_of(moving(frames=501), moving(frames=521, name="b"), moving(frames=81, name="short"))
+
+    def repeat(frame, repeats, *, distinct):
+        return repeated_starts(library, np.array([frame]), repeats, 25, 500, distinct=distinct).tolist()
+
+    assert repeat(0, 5, distinct=False) == [0] * 5  # noise makes them differ, and each can last for ten seconds
+    assert repeat(0, 5, distinct=True) == [0, 1, 2, 3, 4]  # one of ten seconds, four that miss a few frames
+    assert repeat(501, 3, distinct=True) == [501, 511, 521]  # 20 frames to spare
+    assert repeat(521, 3, distinct=False) == [501, 511, 521]  # the last start of a run repeats backwards
+    assert repeat(1022, 3, distinct=False) == [1022, 1034, 1047]  # too short for ten seconds at any start
+
+
+def test_the_end_of_a_motion_is_success_and_the_report_says_how_often(replay):
+    """Starts with 0.2 s, 0.1 s and 0.04 s of motion left, asked for 0.2 s, everything survived."""
+    replay()
+    library = library_of(moving(frames=61), moving(frames=61, name="turn_1"))
+    report = measured(library, starts=(0, 55, 61 + 58), seconds=0.2)
+    assert report["success_rate"] == 1.0 and report["full_length_share"] == pytest.approx(1 / 3)
+    assert report["mean_possible_s"] == report["mean_survival_s"] == pytest.approx((0.2 + 0.1 + 0.04) / 3)
+    walk, turn = report["clips"]
+    assert (walk["mean_possible_s"], walk["full_length_share"]) == (pytest.approx(0.15), 0.5)
+    assert (turn["mean_possible_s"], turn["full_length_share"]) == (pytest.approx(0.04), 0.0)
+    assert report["categories"][1]["full_length_share"] == 0.0 and "0.2 s or the end" in report["lengths"]
+    text = markdown(report, title="x")
+    assert "full length [%]" in text and report["lengths"] in text
 
 
 def test_repeats_with_noise_are_seeded_and_without_it_no_frame_counts_twice():
@@ -457,7 +487,7 @@ def test_worst_clips_are_those_that_fail_and_then_those_that_err():
     def row(name, success, error):
         return {
             **{"clip": name, "success_rate": success, "keypoint_error_local_mm": error},
-            **{"mean_survival_s": 1.0, "episodes": 2, "more": 0},
+            **{"mean_survival_s": 1.0, "mean_possible_s": 2.0, "episodes": 2, "more": 0},
         }
 
     rows = [row("a", 1.0, 9.0), row("b", 0.5, 1.0), row("c", 1.0, 50.0), row("d", 0.5, None), row("e", 0.5, 3.0)]
