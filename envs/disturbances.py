@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from motionlex.data.robots import Robot
-from motionlex.envs.observations import VELOCITY_SCALE
+from motionlex.envs.observations import VELOCITY_SCALE, goal_frame_starts
 from motionlex.envs.randomisation import Parameters, Randomisation
 from motionlex.envs.simulator import substeps
 from motionlex.envs.task import TrackingTask
@@ -99,6 +99,9 @@ class Disturbances:
             (self._joints, self._joints, 3, 3),
         )
         self._measured = slice(first, first + len(self._deviation))
+        self._gravity = slice(first + 2 * self._joints, first + 2 * self._joints + 3)
+        # Codes say nothing about the robot; frames of a motion are shown relative to what is measured.
+        self._frames = () if config.goal == "latent" else goal_frame_starts(self._joints, len(config.ahead))
         self._noise = np.zeros((self._count, len(self._deviation) if self._noisy else 0))
 
     def begin(
@@ -154,9 +157,22 @@ class Disturbances:
     def measure(
         self, observation: Float[Array, "row feature"], errors: Float[Array, "row measured"]
     ) -> Float[Array, "row feature"]:
-        """Add errors of the sensors to exact observations, in place."""
-        if self._noisy:
-            observation[:, self._measured] += errors
+        """Add errors of the sensors to exact observations, in place; command frames are seen from what is measured.
+
+        So a command's hinge angles minus the measured ones, plus the measured ones, are the command's whatever the
+        error, and its rotations are relative to a base whose tilt is the measured gravity's. Heading, place and linear
+        velocity of the base have no error, and what a critic sees besides the policy's part has none either.
+        """
+        if not self._noisy:
+            return observation
+        joints, exact = self._joints, observation[:, self._gravity].copy()
+        observation[:, self._measured] += errors
+        for start in self._frames:
+            observation[:, start : start + joints] -= errors[:, :joints]
+            if self.ranges.noise.gravity > 0.0:
+                turned = slice(start + joints + 3, start + joints + 9)
+                columns = observation[:, turned].reshape((-1, 2, 3))
+                observation[:, turned] = _tilted(columns, exact, observation[:, self._gravity]).reshape((-1, 6))
         return observation
 
     def snapshot(self) -> dict[str, Array]:
@@ -199,3 +215,22 @@ class Disturbances:
     def _draw_noise(self, rows: Int[Array, " row"], generator: np.random.Generator) -> None:
         if self._noisy:
             self._noise[rows] = self._deviation * generator.standard_normal((len(rows), len(self._deviation)))
+
+
+def _tilted(
+    vectors: Float[Array, "row vector 3"], exact: Float[Array, "row 3"], measured: Float[Array, "row 3"]
+) -> Float[Array, "row vector 3"]:
+    """Turn vectors by the smallest rotation that takes the exact direction of gravity to the measured one.
+
+    Args:
+        vectors: In the frame of the base.
+        exact: Unit vector of gravity there.
+        measured: The same with an error, of any length.
+
+    Source: Rodrigues' formula, the axis being the cross product of both directions.
+    """
+    unit = measured / np.linalg.norm(measured, axis=1, keepdims=True)
+    cosine = (exact * unit).sum(axis=1)[:, None, None]
+    axis = np.cross(exact, unit)[:, None]  # as long as the sine of the angle
+    once = np.cross(axis, vectors)
+    return vectors + once + np.cross(axis, once) / (1.0 + cosine)

@@ -87,6 +87,16 @@ def goal_features(
     return frames, VELOCITY_SCALE * goal_qvel[:, 0, 6:], goal_qvel[:, 0, 3:6]
 
 
+def goal_frame_starts(joints: int, ahead: int) -> tuple[int, ...]:
+    """Return where the features of each command frame begin in :func:`tracking_observation`.
+
+    Args:
+        joints: Number of hinges.
+        ahead: Number of command frames.
+    """
+    return tuple(3 * joints + 10 + frame * (joints + 12) for frame in range(ahead))
+
+
 def tracking_observation(
     qpos: Float[Array, "env coordinate"],
     qvel: Float[Array, "env velocity"],

@@ -19,7 +19,10 @@ _SCALES = ("friction", "mass", "gain", "strength", "joint_damping", "armature")
 
 @dataclass(frozen=True, kw_only=True)
 class SensorNoise:
-    """Standard deviations of white noise on what the policy measures; goal and privileged part stay exact."""
+    """Standard deviations of white noise on what the policy measures; the privileged part stays exact.
+
+    Frames of a motion are shown relative to what is measured, so hinge errors and rotations have the same error.
+    """
 
     joint: float = 0.0
     """Hinge angles [rad]."""
