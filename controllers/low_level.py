@@ -16,9 +16,16 @@ from motionlex.controllers.distillation import DistillationConfig, distil
 from motionlex.controllers.generated_library import load_generated
 from motionlex.controllers.low_level_config import LowLevelConfig, LowLevelFlags, resolve_config
 from motionlex.controllers.low_level_policy import LowLevelPolicy, read_weights
+from motionlex.controllers.low_level_resume import check_inputs, progress_plan, resumed
 from motionlex.controllers.low_level_scores import evaluate_policy, score_policy
-from motionlex.controllers.low_level_setup import build_policy, build_task, load_library, load_low_level_config
-from motionlex.controllers.low_level_state import SCORE_EVERY, Progress, RunCallback, load_training_state
+from motionlex.controllers.low_level_setup import (
+    build_policy,
+    build_task,
+    input_digests,
+    load_library,
+    load_low_level_config,
+)
+from motionlex.controllers.low_level_state import RunCallback, load_training_state
 from motionlex.controllers.ppo import TrackingPPO, native_precision
 from motionlex.data.errors import UserError, check_number, check_seed
 from motionlex.data.storage import finite, write_json
@@ -111,8 +118,8 @@ def _create(flags: LowLevelFlags, device: str, threads: int) -> dict[str, PlainV
     generated = load_generated(config)
     task, codebook = build_task(config, library, device, draws=config.code_draws, generated=generated)
     policy = build_policy(config, task, codebook)
-    meta = {**checkpoint.provenance(), "seed": config.seed, "data_sha256": digest, "library_frames": library.frames}
-    meta |= {} if generated is None else {"generated_sha256": generated.key}
+    meta = {**checkpoint.provenance(), "seed": config.seed, "library_frames": library.frames}
+    meta |= input_digests(config, digest, generated)
     model = _trainer(config, task, policy, device, threads)
     if distributed.rank() == 0:
         with checkpoint.NewRunFolder(folder) as partial:
@@ -161,15 +168,10 @@ def _imitate(config: LowLevelConfig, model: TrackingPPO, folder: Path, checkpoin
 
 
 def _resume(flags: LowLevelFlags, folder: Path, device: str, threads: int) -> dict[str, PlainValue]:
-    config = load_low_level_config(folder)
-    config = replace(config, steps=flags.steps or config.steps)
+    config, meta = resumed(flags, folder)
     library, digest = load_library(config, flags.data_root)
-    meta = checkpoint.read_json(folder / checkpoint.META_FILE)
-    if meta.get("data_sha256") != digest:
-        raise UserError(f"--resume {folder}: the motions differ from those the run was started with")
     generated = load_generated(config)
-    if generated is not None and meta.get("generated_sha256") != generated.key:
-        raise UserError(f"--resume {folder}: {config.generated} has changed since the run was started")
+    check_inputs(folder, meta, input_digests(config, digest, generated))
     task, codebook = build_task(config, library, device, draws=config.code_draws, generated=generated)
     policy = build_policy(replace(config, init=None), task, codebook)
     model = _trainer(config, task, policy, device, threads)
@@ -209,18 +211,12 @@ def _run(
     begin, done = time.perf_counter(), model.steps
     if config.teacher is not None and done == 0:
         _imitate(config, model, folder, flags.checkpoint_s)
-    every = SCORE_EVERY if flags.evaluate_every is None and flags.target_success is not None else flags.evaluate_every
-    progress = Progress(
-        total=config.steps,
-        checkpoint_s=flags.checkpoint_s,
-        evaluate_every=every or 0,
-        target_success=flags.target_success,
-    )
+    progress, meta = progress_plan(flags, config, meta)
 
     def score(trained: TrackingPPO) -> dict[str, float]:
         return score_policy(trained.env.task, trained.policy.network, config, threads)
 
-    callback = RunCallback(folder, dict(meta), progress, score)
+    callback = RunCallback(folder, meta, progress, score)
     left = -(-(config.steps - done) // model.ranks)
     model.learn(left, callback=callback, reset_num_timesteps=False, log_interval=1 << 30)
     seconds = time.perf_counter() - begin

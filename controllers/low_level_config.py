@@ -82,7 +82,8 @@ class LowLevelFlags:
     device: str = "cpu"
     """Torch device."""
     resume: Path | None = None
-    """Run folder to continue; only --steps, --threads, --device, --data-root and --json may be given with it."""
+    """Run folder to continue. With it go --steps, --threads, --processes, --device, --data-root, --json,
+    --checkpoint-s, --evaluate, --evaluate-every and --target-success; other flags must be as the run has them."""
     out: Path | None = None
     """New run folder; None makes runs/lowlevel_<data>_<goal>_<preset>_<seed>."""
     checkpoint_s: float = 180.0

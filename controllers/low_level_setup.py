@@ -15,6 +15,7 @@ from motionlex.controllers.low_level_policy import LowLevelPolicy, PolicyShape, 
 from motionlex.data.datasets import load_dataset
 from motionlex.data.errors import UserError
 from motionlex.data.robots import get_robot
+from motionlex.data.storage import file_sha256
 from motionlex.envs.reference import MotionLibrary, settle, smooth
 from motionlex.envs.task import TrackingTask
 from motionlex.motion_vae import checkpoint
@@ -50,6 +51,24 @@ def load_library(config: LowLevelConfig, data_root: Path | None = None) -> tuple
     if config.prepare:
         clips = tuple(settle(smooth(clip), robot) for clip in clips)
     return MotionLibrary(clips, robot, config.task.hz), digest
+
+
+def input_digests(config: LowLevelConfig, motions: str, generated: GeneratedMotion | None) -> dict[str, str]:
+    """Return hashes of everything outside the run that training depends on: a resume compares them.
+
+    Args:
+        config: The run.
+        motions: Hash of its clips.
+        generated: Motions of a high-level policy, if there are some.
+    """
+    found = {"data_sha256": motions}
+    if generated is not None:
+        found["generated_sha256"] = generated.key
+    weights = None if config.vae is None else Path(config.vae) / checkpoint.WEIGHTS_FILE
+    # One that is missing is reported in words where it is loaded.
+    if weights is not None and config.task.goal != "reference" and weights.is_file():
+        found["vae_sha256"] = file_sha256(weights)
+    return found
 
 
 def build_task(

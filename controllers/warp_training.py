@@ -14,9 +14,10 @@ import torch
 
 from motionlex.controllers.generated_library import load_generated
 from motionlex.controllers.low_level_config import LowLevelConfig, LowLevelFlags, resolve_config
+from motionlex.controllers.low_level_resume import check_inputs, progress_plan, resumed
 from motionlex.controllers.low_level_scores import evaluate_policy, score_policy
-from motionlex.controllers.low_level_setup import build_policy, build_task, load_library, load_low_level_config
-from motionlex.controllers.low_level_state import SCORE_EVERY, Progress, RunCallback
+from motionlex.controllers.low_level_setup import build_policy, build_task, input_digests, load_library
+from motionlex.controllers.low_level_state import Progress, RunCallback
 from motionlex.controllers.warp_trainer import WarpTrainer
 from motionlex.data.errors import UserError
 from motionlex.data.storage import finite, write_json
@@ -131,13 +132,9 @@ def _create(flags: LowLevelFlags, device: str, threads: int) -> dict[str, PlainV
 
 
 def _resume(flags: LowLevelFlags, folder: Path, device: str, threads: int) -> dict[str, PlainValue]:
-    config = load_low_level_config(folder)
-    config = replace(config, steps=flags.steps or config.steps)
-    meta = checkpoint.read_json(folder / checkpoint.META_FILE)
+    config, meta = resumed(flags, folder)
     task, trainer, digests = _prepare(replace(config, init=None), device, flags.data_root)
-    for name, digest in digests.items():
-        if meta.get(name) != digest:
-            raise UserError(f"--resume {folder}: the motions differ from those the run was started with")
+    check_inputs(folder, meta, digests)
     state = checkpoint.load_state(folder)
     try:
         if len(state["ranks"]) != trainer.ranks:
@@ -167,7 +164,7 @@ def _prepare(
     place = torch.empty(0, device=device).device  # with the index of the GPU
     generator = torch.Generator(device=place).manual_seed(config.seed + 7919 * rank)
     env = WarpTracking(moved, worlds=config.ppo.worlds // ranks, generator=generator, buffers=config.buffers)
-    digests = {"data_sha256": digest} | ({} if generated is None else {"generated_sha256": generated.key})
+    digests = input_digests(config, digest, generated)
     return task, WarpTrainer(env, policy, config.ppo, seed=config.seed), digests
 
 
@@ -182,13 +179,7 @@ def _run(
 ) -> dict[str, PlainValue]:
     """Train to ``config.steps``, save, evaluate with MuJoCo on the CPU and summarise."""
     begin, done = time.perf_counter(), trainer.steps
-    every = SCORE_EVERY if flags.evaluate_every is None and flags.target_success is not None else flags.evaluate_every
-    progress = Progress(
-        total=config.steps,
-        checkpoint_s=flags.checkpoint_s,
-        evaluate_every=every or 0,
-        target_success=flags.target_success,
-    )
+    progress, meta = progress_plan(flags, config, meta)
     network = trainer.policy.network
     callback = WarpCallback(folder, meta, progress, lambda _: score_policy(task, network, config, threads), trainer)
     learn(trainer, callback, config.steps)

@@ -46,6 +46,23 @@ def test_training_ends_once_the_target_was_reached_three_times_in_a_row(small, m
     assert result["steps"] == (stopped if scored < len(rates) else 8 * 64 + 32)
 
 
+def test_a_resumed_run_is_scored_and_ended_as_before(small, monkeypatch, tmp_path):
+    monkeypatch.setattr(low_level, "score_policy", lambda *_: {"success_rate": 1.0})
+    plain = {"evaluate": False, "threads": 1}
+    train_low_level(
+        LowLevelFlags(
+            out=tmp_path / "run", worlds=4, steps=160, evaluate_every=64, target_success=0.95, set=SIZES, **plain
+        )
+    )
+    again = train_low_level(LowLevelFlags(resume=tmp_path / "run", steps=640, **plain))
+    meta = json.loads((tmp_path / "run/meta.json").read_text())
+    assert [score["steps"] for score in meta["scores"]] == [64.0, 128.0, 192.0]
+    assert again["steps"] == 196  # ended at the third score
+    assert (meta["evaluate_every"], meta["target_success"]) == (64, 0.95)
+    more = train_low_level(LowLevelFlags(resume=tmp_path / "run", steps=320, evaluate_every=0, **plain))
+    assert more["steps"] >= 320  # no scores, no early end
+
+
 def test_settings_are_found_by_name_or_by_path():
     config = resolve_config(LowLevelFlags(set=("horizon=8", "noise.joint=0.01", "weights.joint=0.5", "hidden=64,32")))
     assert config.ppo.horizon == 8 and config.hidden == (64, 32)
