@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Literal
 
@@ -16,7 +17,7 @@ from motionlex.data.errors import UserError, check_number
 from motionlex.data.robots import get_robot
 from motionlex.envs import loco
 from motionlex.envs.batched import BatchedTracking
-from motionlex.envs.contestants import BatchedContestant, Contestant, RawContestant
+from motionlex.envs.contestants import BatchedContestant, Contestant, RawContestant, RawStepper
 from motionlex.envs.reference import MotionLibrary
 from motionlex.envs.rival_processes import BatchStepper, LocoStepper, ProcessContestant, SubprocContestant
 from motionlex.envs.task import TrackingTask
@@ -24,6 +25,12 @@ from motionlex.envs.task_config import Reward, TaskConfig
 
 Control = Literal["pd", "torque"]
 logger = logging.getLogger(__name__)
+_OTHERS = {
+    "subproc": "subproc_steps_per_s",
+    "loco_mujoco": "loco_mujoco_steps_per_s",
+    "loco_mujoco_equal_physics": "loco_mujoco_steps_per_s_equal_physics",
+}
+"""Keys of the rates of the others."""
 _TURN_S = 0.5
 """Length of a turn [s]: whatever else slows the machine for a while slows all of them."""
 
@@ -54,31 +61,39 @@ def benchmark_env(
     *,
     worlds: int = 1024,
     threads: int | None = None,
-    seconds: float = 4.0,
+    seconds: float = 3.0,
     control: Control = "pd",
     reward: Reward = "deepmimic",
 ) -> dict[str, float | int | str | None]:
     """Time the batched environment, raw physics of the same worlds, and what others run.
 
-    All take turns of half a second. Rates are control steps of single robots per second.
+    All take turns of half a second, with random actions of standard deviation 0.1: untrained robots fall, so some are
+    restarted in every step (``restarts_per_step``), and ours pays for that. Our environment and raw physics are both
+    measured as one process with ``threads`` threads and as ``threads`` processes with one thread each; the best of ours
+    is compared with the best of raw physics, and one process of each like for like. Rates are control steps of single
+    robots per second.
 
     Args:
         hz: Control rate [1/s].
         worlds: Robots in all.
-        threads: Physics threads, and processes of the others; None takes the cores.
+        threads: Physics threads, or processes; None takes the cores.
         seconds: Time spent on each measurement [s].
         control: Motors of our environment.
         reward: Its reward.
 
     Returns:
-        ``env_steps_per_s`` (with observations, rewards and resets; the robots shared by one process per thread, as
-        ``train_lowlevel`` runs it), ``env_threads_steps_per_s`` (the same in one process), ``raw_steps_per_s``
-        (``mujoco.rollout`` alone on the states and targets that the environment went through, at its best batch size
-        ``raw_worlds``, nothing allocated), ``subproc_steps_per_s`` (stable-baselines3's SubprocVecEnv),
-        ``loco_mujoco_steps_per_s`` (LocoMuJoCo's environment, default observation and MimicReward, its own model,
-        1 ms x 10, ``threads`` processes, resets not counted; None without it or its model),
-        ``loco_mujoco_steps_per_s_equal_physics`` (the same with our model, time step and sub-steps, torque motors),
-        the ratios of ours to each, ``threads``, ``worlds``, ``hz``, ``control``, ``reward``.
+        ``env_steps_per_s`` (with observations, rewards and resets; the faster of both arrangements,
+        ``env_arrangement``), ``env_threads_steps_per_s``, ``env_processes_steps_per_s`` (as ``train_lowlevel`` runs
+        it), ``restarts_per_step`` (of all ``worlds``), ``raw_steps_per_s`` (``mujoco.rollout`` alone on states and
+        targets that the environment went through, nothing allocated; the faster of both arrangements,
+        ``raw_arrangement``), ``raw_threads_steps_per_s`` (at its best batch size ``raw_worlds``),
+        ``raw_processes_steps_per_s`` (each process at its own best batch size), ``subproc_steps_per_s``
+        (stable-baselines3's SubprocVecEnv), ``loco_mujoco_steps_per_s`` (LocoMuJoCo's environment, default
+        observation and MimicReward, its own model, 1 ms x 10, ``threads`` processes, resets not counted; None without
+        it or its model), ``loco_mujoco_steps_per_s_equal_physics`` (the same with our model, time step and sub-steps,
+        torque motors), the ratios of our best to each (``env_over_raw``: best to best),
+        ``env_threads_over_raw_threads``, ``threads``, ``worlds``, ``hz``, ``control``, ``reward``. With one thread
+        nothing runs in processes of ours: both arrangements are "threads", rates of processes None.
 
     Raises:
         UserError: If a number is out of range, or a process of the others ends early.
@@ -93,10 +108,11 @@ def benchmark_env(
         batched = stack.enter_context(contextlib.closing(BatchedContestant(env)))
         raw = stack.enter_context(contextlib.closing(RawContestant(batched, count)))
         raw.choose(seconds / 32)
-        ours: Contestant = batched
+        ours: dict[str, Contestant] = {"threads": batched}
+        bare: dict[str, Contestant] = {"threads": raw}
         if count > 1:
-            make = partial(BatchStepper, benchmark_clip(hz), task.robot, task.config, max(1, worlds // count))
-            ours = stack.enter_context(contextlib.closing(ProcessContestant("the environment", make, count)))
+            for sides, contestant in zip((ours, bare), _in_processes(batched, count, seconds / 32), strict=True):
+                sides["processes"] = stack.enter_context(contextlib.closing(contestant))
         others: dict[str, Contestant] = {}
         others["subproc"] = SubprocContestant(benchmark_clip(hz), task.robot, task.config, count)
         stack.callback(others["subproc"].close)
@@ -104,24 +120,49 @@ def benchmark_env(
             make = partial(LocoStepper, benchmark_clip(physics.hz), physics)
             others[name] = ProcessContestant("LocoMuJoCo's environment", make, count)
             stack.callback(others[name].close)
-        take_turns([batched, *([ours] if ours is not batched else []), raw, *others.values()], seconds)
-        rates = {"raw": raw.rate, **{name: other.rate for name, other in others.items()}}
-    rates = {name: rates.get(name) for name in ("raw", "subproc", "loco_mujoco", "loco_mujoco_equal_physics")}
+        take_turns([*ours.values(), *bare.values(), *others.values()], seconds)
+    env_best, raw_best = (max(sides, key=lambda name: sides[name].rate) for sides in (ours, bare))
+    rates = {"raw": bare[raw_best].rate}
+    rates |= {name: others[name].rate if name in others else None for name in _OTHERS}
     return {
-        "env_steps_per_s": ours.rate,
-        "env_threads_steps_per_s": batched.rate,
+        "env_steps_per_s": ours[env_best].rate,
+        "env_arrangement": env_best,
+        **_by_arrangement("env", ours),
+        "restarts_per_step": batched.restarts_per_step,
         "raw_steps_per_s": rates["raw"],
+        "raw_arrangement": raw_best,
+        **_by_arrangement("raw", bare),
         "raw_worlds": raw.worlds,
-        "subproc_steps_per_s": rates["subproc"],
-        "loco_mujoco_steps_per_s": rates["loco_mujoco"],
-        "loco_mujoco_steps_per_s_equal_physics": rates["loco_mujoco_equal_physics"],
-        **{f"env_over_{name}": ours.rate / rate if rate else None for name, rate in rates.items()},
+        **{key: rates[name] for name, key in _OTHERS.items()},
+        **{f"env_over_{name}": ours[env_best].rate / rate if rate else None for name, rate in rates.items()},
+        "env_threads_over_raw_threads": batched.rate / raw.rate,
         "threads": count,
         "worlds": worlds,
         "hz": hz,
         "control": control,
         "reward": reward,
     }
+
+
+def _in_processes(batched: BatchedContestant, count: int, seconds: float) -> Iterator[ProcessContestant]:
+    """Start our environment, then raw physics on what it went through, in processes of one thread each.
+
+    Args:
+        batched: The environment.
+        count: Number of processes.
+        seconds: Length of a try of one batch size of raw physics [s].
+    """
+    task, worlds = batched.env.task, batched.env.num_envs
+    clip = benchmark_clip(task.config.hz)
+    make = partial(BatchStepper, clip, task.robot, task.config, max(1, worlds // count))
+    yield ProcessContestant("the environment", make, count)
+    bare = partial(RawStepper, task.robot, task.config, *batched.experience(), count, seconds)
+    yield ProcessContestant("raw physics", bare, count)
+
+
+def _by_arrangement(side: str, contestants: Mapping[str, Contestant]) -> dict[str, float | None]:
+    found = {name: contestants[name].rate if name in contestants else None for name in ("threads", "processes")}
+    return {f"{side}_{name}_steps_per_s": rate for name, rate in found.items()}
 
 
 def take_turns(contestants: list[Contestant], seconds: float) -> None:
