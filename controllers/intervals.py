@@ -1,4 +1,7 @@
-"""95 % intervals: Wilson's for rates, the percentile bootstrap over episodes for means."""
+"""95 % intervals: Wilson's for rates, the percentile bootstrap over episodes for means.
+
+Both take episodes to be independent, which repeats of one clip are not.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,12 @@ from scipy import stats
 
 CONFIDENCE = 0.95
 """Level of every interval."""
+ASSUMPTION = (
+    "Intervals are 95 %: Wilson's for rates, a bootstrap over episodes for means. Both take the episodes to be "
+    "independent. Starts in one clip and repeats of one start are not: with few clips and many repeats the intervals "
+    "say how well these clips were measured, and are too narrow for clips that were not."
+)
+"""What the intervals mean, in words for reports."""
 _RESAMPLES = 1000
 
 
@@ -16,7 +25,7 @@ def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
 
     Args:
         successes: How many of the trials succeeded.
-        trials: At least 1.
+        trials: At least 1; independent.
     Source: Wilson 1927, by scipy.
     """
     found = stats.binomtest(successes, trials).proportion_ci(CONFIDENCE, method="wilson")

@@ -73,6 +73,12 @@ def root_drift(state: BodyState, reference: BodyState) -> Float[np.ndarray, " en
     return np.hypot(*(state.qpos[:, axis] - reference.qpos[:, axis] for axis in range(2)))
 
 
+def heading_error(state: BodyState, reference: BodyState) -> Float[np.ndarray, " env"]:
+    """Return the angle between the headings in the world, in [0, pi] [rad]."""
+    turn = quaternion.yaw(state.qpos[:, 3:7]) - quaternion.yaw(reference.qpos[:, 3:7])
+    return np.abs(np.arctan2(np.sin(turn), np.cos(turn)))
+
+
 def absolute_power(
     torque: Float[np.ndarray, "env sample joint"], speed: Float[np.ndarray, "env sample joint"]
 ) -> Float[np.ndarray, " env"]:

@@ -15,6 +15,7 @@ Row = Mapping[str, object]
 COLUMNS = (
     ("success_rate", "success [%]", 100.0, 1),
     ("success_rate_keypoint", "key-point rule [%]", 100.0, 1),
+    ("success_rate_keypoint_world", "key-point rule in the world [%]", 100.0, 1),
     ("mean_survival_s", "survival [s]", 1.0, 2),
     ("mean_possible_s", "possible [s]", 1.0, 2),
     ("full_length_share", "full length [%]", 100.0, 1),
@@ -23,6 +24,7 @@ COLUMNS = (
     ("joint_error_rad", "joints [rad]", 1.0, 3),
     ("joint_velocity_error_rad_s", "joint speeds [rad/s]", 1.0, 2),
     ("root_drift_m", "drift [m]", 1.0, 3),
+    ("heading_drift_rad", "heading drift [rad]", 1.0, 3),
     ("torque_saturation", "saturated [%]", 100.0, 1),
     ("energy_j_per_s", "power [W]", 1.0, 0),
     ("cost_of_transport", "cost of transport", 1.0, 2),
@@ -72,7 +74,7 @@ def markdown(report: Row, *, title: str) -> str:
     lines += _table("all", [{"all": "all episodes", **report}], intervals=True)
     lines += ["", "## Categories", "", *_table("category", _rows(report, "categories"), intervals=True)]
     lines += ["", "## Clips", "", *_table("clip", _rows(report, "clips"), intervals=False)]
-    lines += ["", "Intervals are 95 %: Wilson's for rates, a bootstrap over episodes for means.", ""]
+    lines += ["", str(report["intervals"]), ""]
     return "\n".join(lines)
 
 

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from motionlex.controllers.tracking_metrics import (
     KEY_POINT_LIMIT,
     StepRecord,
+    heading_error,
     is_down,
     key_point_errors,
     root_drift,
@@ -53,7 +54,9 @@ class Outcome:
     failed: Bool[np.ndarray, " episode"]
     """Terminated by the task's own rules."""
     failed_keypoint: Bool[np.ndarray, " episode"]
-    """Mean key-point error above 0.5 m, or a fall."""
+    """Mean key-point error above 0.5 m (goal latent: with the reference moved under the robot), or a fall."""
+    failed_keypoint_world: Bool[np.ndarray, " episode"]
+    """The same rule with the reference where the library has it, whatever the goal."""
     steps: Float[np.ndarray, " episode"]
     """Control steps survived under the task's own rules; the step that fails is none of them."""
     possible: Float[np.ndarray, " episode"]
@@ -137,8 +140,8 @@ def roll_out(policy: Policy, env: BatchedTracking, horizon: int, *, complete: bo
     """Run every robot of a placed batch to the end of its episode.
 
     The reference that a step is scored against is read before the step: it is the state that the step is meant to
-    reach. Terminated robots go on, unmeasured, until they also fail by the rule of other projects; finished ones stand
-    at their start, unseen.
+    reach. Terminated robots go on, unmeasured, until they also fail by the rule of other projects, both under the robot
+    and in the world; finished ones stand at their start, unseen.
 
     Args:
         policy: Acts on observations.
@@ -148,8 +151,8 @@ def roll_out(policy: Policy, env: BatchedTracking, horizon: int, *, complete: bo
     """
     task, start = env.task, env.episodes.frame.copy()
     recorder = _Recorder(env, complete)
-    alive, alive_keypoint = np.ones(len(start), dtype=bool), np.full(len(start), complete)
-    failed, failed_keypoint = np.zeros(len(start), dtype=bool), np.zeros(len(start), dtype=bool)
+    alive, others_alive = np.ones(len(start), dtype=bool), np.full((2, len(start)), complete)
+    failed, others_failed = np.zeros(len(start), dtype=bool), np.zeros((2, len(start)), dtype=bool)
     steps = np.zeros(len(start))
     forgiven = _reference_down(task) if complete else np.zeros(task.library.frames, dtype=bool)
     for _ in range(horizon):
@@ -160,27 +163,29 @@ def roll_out(policy: Policy, env: BatchedTracking, horizon: int, *, complete: bo
         applied = env.simulate(task.control(env.episodes, action))
         drawn = env.disturbances.parameters
         result = task.advance(env.episodes, env.qpos, env.qvel, action, applied, parameters=drawn)
-        state = recorder.state(reference, alive | alive_keypoint)
+        state = recorder.state(reference, alive | others_alive.any(axis=0))
         recorder.add(state, reference, alive & ~result.terminated)
         env.disturbances.strike(env.qvel, env.generator)
         steps += alive & ~result.terminated
         failed |= alive & result.terminated
         if complete:
-            compared = task.reference(env.episodes.frame, state.qpos)
-            lost = tracking_errors(state, compared)[2] > KEY_POINT_LIMIT
+            compared = (task.reference(env.episodes.frame, state.qpos), reference)
+            lost = np.stack([tracking_errors(state, other)[2] > KEY_POINT_LIMIT for other in compared])
             fallen = is_down(state.qpos) & ~forgiven[env.episodes.frame]
-            failed_keypoint |= alive_keypoint & (lost | fallen | result.diverged)
+            others_failed |= others_alive & (lost | fallen | result.diverged)
         over = env.episodes.frame >= task.library.last_frame[env.episodes.frame]
         alive &= ~(result.terminated | over)
-        alive_keypoint &= ~(failed_keypoint | over)
-        _freeze(env, ~(alive | alive_keypoint), start)
-        if not (alive.any() or alive_keypoint.any()):
+        others_alive &= ~(others_failed | over)
+        going = alive | others_alive.any(axis=0)
+        _freeze(env, ~going, start)
+        if not going.any():
             break
     sums, weights = recorder.totals()
     return Outcome(
         frames=start,
         failed=failed,
-        failed_keypoint=failed_keypoint,
+        failed_keypoint=others_failed[0],
+        failed_keypoint_world=others_failed[1],
         steps=steps,
         possible=1.0 * np.minimum(task.library.last_frame[start] - start, horizon),
         sums=sums,
@@ -197,7 +202,8 @@ class _Recorder:
         self._sums: dict[str, Array] = {}
         self._weights: dict[str, Array] = {}
         count = env.num_envs
-        self._drift, self._way, self._reference_way = np.zeros(count), np.zeros(count), np.zeros(count)
+        self._way, self._reference_way = np.zeros(count), np.zeros(count)
+        self._drift, self._turned = np.zeros(count), np.zeros(count)
         self._earlier: Array | None = None
         self._begun: Array = env.state.copy()
 
@@ -238,13 +244,15 @@ class _Recorder:
         self._way += np.where(kept, moved, 0.0)
         self._reference_way += np.where(kept, np.linalg.norm(reference.qpos[:, :2] - self._earlier, axis=1), 0.0)
         self._drift = np.where(kept, root_drift(state, reference), self._drift)
+        self._turned = np.where(kept, heading_error(state, reference), self._turned)
 
     def totals(self) -> tuple[dict[str, Array], dict[str, Array]]:
         """Return sums and weights of all measures."""
         sums, weights = dict(self._sums), dict(self._weights)
         if self._complete:
             frames = weights["energy_j_per_s"]
-            sums["root_drift_m"], weights["root_drift_m"] = self._drift, (frames > 0) * 1.0
+            for name, last in (("root_drift_m", self._drift), ("heading_drift_rad", self._turned)):
+                sums[name], weights[name] = last, (frames > 0) * 1.0
             sums["cost_of_transport"], weights["cost_of_transport"] = transport_cost(
                 sums["energy_j_per_s"],
                 self._way,
@@ -296,6 +304,7 @@ def joined(outcomes: Sequence[Outcome]) -> Outcome:
         frames=np.concatenate([o.frames for o in outcomes]),
         failed=np.concatenate([o.failed for o in outcomes]),
         failed_keypoint=np.concatenate([o.failed_keypoint for o in outcomes]),
+        failed_keypoint_world=np.concatenate([o.failed_keypoint_world for o in outcomes]),
         steps=np.concatenate([o.steps for o in outcomes]),
         possible=np.concatenate([o.possible for o in outcomes]),
         sums={name: np.concatenate([o.sums[name] for o in outcomes]) for name in first.sums},

@@ -10,7 +10,13 @@ from PIL import Image
 from motionlex.controllers import evaluation_tracking, tracking_rollout
 from motionlex.controllers.evaluation_tracking import evaluate_tracking, quick_score, worst_clips
 from motionlex.controllers.intervals import bootstrap_interval, ratio, wilson_interval
-from motionlex.controllers.tracking_metrics import absolute_power, is_down, saturated_share, transport_cost
+from motionlex.controllers.tracking_metrics import (
+    absolute_power,
+    heading_error,
+    is_down,
+    saturated_share,
+    transport_cost,
+)
 from motionlex.controllers.tracking_report import check_out, clip_figure, markdown, write_report
 from motionlex.controllers.tracking_rollout import repeated_starts, spread_starts, stratified_starts
 from motionlex.data import quaternion
@@ -21,9 +27,11 @@ from motionlex.envs.batched import BatchedTracking
 from motionlex.envs.kinematics import SiteKinematics
 from motionlex.envs.randomisation import Randomisation
 from motionlex.envs.reference import CommandSource, MotionLibrary
+from motionlex.envs.rewards import BodyState
 from motionlex.envs.simulator import Simulator, initial_time_state
 from motionlex.envs.soles import Soles
 from motionlex.envs.task_config import TaskConfig
+from motionlex.envs.terminations import TerminationLimits
 from motionlex.scripts.evaluate_stack import main
 
 ROBOT = get_robot("h1")
@@ -100,7 +108,7 @@ def measured(library, *, policy=None, command=None, **options):
 
 ERRORS = (
     *("keypoint_error_local_mm", "keypoint_error_global_mm", "joint_error_rad"),
-    *("joint_velocity_error_rad_s", "root_drift_m"),
+    *("joint_velocity_error_rad_s", "root_drift_m", "heading_drift_rad"),
 )
 
 
@@ -325,18 +333,74 @@ def test_lying_down_is_no_fall_where_the_motion_lies_down(replay):
     assert is_down(leaning).tolist() == [False, True, True]
 
 
+def blind(library):
+    """Codes that say nothing."""
+    return CommandSource(
+        codes=np.zeros((1, 1, 64), dtype=np.int64),
+        segment=np.zeros(library.frames, dtype=np.int64),
+        phase=np.zeros(library.frames),
+        vocabulary=8,
+    )
+
+
+def test_turning_the_wrong_way_fails_in_the_world_and_not_under_the_robot(replay):
+    """The library turns left by 0.8 rad/s while it walks a circle, the robot right: a mirrored path, step by step."""
+    frames, rate, radius = 201, 0.8, 1.0
+    angle = np.arange(frames) / HZ * rate
+    qpos = standing(frames)
+    qpos[:, 0], qpos[:, 1] = radius * np.sin(angle), radius * (1.0 - np.cos(angle))
+    qpos[:, 3:7] = quaternion.from_yaw(angle)
+    library = library_of(MotionClip(name="turn_left", qpos=qpos, hz=HZ))
+
+    def mirrored(qpos, qvel):
+        qpos[:, 1] *= -1.0
+        qpos[:, 5:7] *= -1.0  # about the vertical: the quaternion of the opposite angle
+        qvel[:, 1] *= -1.0
+        qvel[:, 5] *= -1.0
+        return qpos, qvel
+
+    def score(**options):
+        return measured(
+            library, seconds=1.0, starts=(0,), limits=TerminationLimits(key_point=9.0, orientation=4.0), **options
+        )
+
+    replay(mirrored)
+    report = score(command=blind(library), goal="latent")
+    assert (report["success_rate"], report["success_rate_keypoint"]) == (1.0, 1.0)
+    assert report["keypoint_error_local_mm"] == pytest.approx(0.0, abs=MICROMETRE)
+    assert report["success_rate_keypoint_world"] == 0.0
+    assert report["clips"][0]["success_rate_keypoint_world"] == 0.0
+    assert report["heading_drift_rad"] == pytest.approx(2.0 * rate * 1.0)  # after one second
+    assert report["root_drift_m"] == pytest.approx(2.0 * radius * (1.0 - np.cos(rate)))
+    shown = score()  # with the frames of the library as goal both key-point rules are the one in the world
+    assert (shown["success_rate_keypoint"], shown["success_rate_keypoint_world"]) == (0.0, 0.0)
+    replay()
+    assert score(command=blind(library), goal="latent")["success_rate_keypoint_world"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("robot", "reference", "expected"),
+    [(3.0, -3.0, 2 * np.pi - 6.0), (-3.0, 3.0, 2 * np.pi - 6.0), (0.4, 0.1, 0.3), (0.0, np.pi, np.pi)],
+)
+def test_heading_errors_take_the_short_way_round(robot, reference, expected):
+    def state(angle):
+        qpos = standing(1)
+        qpos[:, 3:7] = quaternion.from_yaw(np.array([angle]))
+        return BodyState(qpos=qpos, qvel=np.zeros((1, 25)), sites=np.zeros((1, 2, 3)))
+
+    assert heading_error(state(robot), state(reference)) == pytest.approx([expected])
+
+
 def test_codes_are_judged_under_the_robot_and_drift_is_reported(replay):
     def shifted(qpos, qvel):
         qpos[:, :2] += (3.0, 4.0)
         return qpos, qvel
 
     library = library_of(moving(velocity=(0.5, 0.0)))
-    segment = np.zeros(library.frames, dtype=np.int64)
-    codes = np.zeros((1, 1, 64), dtype=np.int64)
-    command = CommandSource(codes=codes, segment=segment, phase=np.zeros(library.frames), vocabulary=8)
     replay(shifted)
-    report = measured(library, command=command, goal="latent")
+    report = measured(library, command=blind(library), goal="latent")
     assert (report["success_rate"], report["success_rate_keypoint"]) == (1.0, 1.0)
+    assert report["success_rate_keypoint_world"] == 0.0 and report["heading_drift_rad"] == pytest.approx(0.0, abs=1e-9)
     assert report["keypoint_error_global_mm"] == pytest.approx(5000.0, abs=MICROMETRE)
     assert report["root_drift_m"] == pytest.approx(5.0)
     assert report["keypoint_error_local_mm"] == pytest.approx(0.0, abs=MICROMETRE)
@@ -504,6 +568,7 @@ def test_the_report_becomes_files(tmp_path, replay):
     assert [path.name for path in paths] == ["tracking.json", "tracking.md", "tracking.png"]
     assert json.loads(paths[0].read_text())["success_rate"] == 1.0
     text = paths[1].read_text()
+    assert "take the episodes to be independent" in text
     assert "| walk | 4 | 100.0 [51.0, 100.0] |" in text and "| walk2 | 2 | 100.0 |" in text
     assert Image.open(paths[2]).size[0] > 500
     assert len(clip_figure(report["clips"]).axes) == 2
