@@ -64,7 +64,7 @@ def compare(task, steps, frames=(57, 290)):
     singles = [H1Track(task) for _ in frames]
     seen = batch.reset_to(frames)
     alone = [env.reset(seed=9, options={"frame": int(frame)})[0] for env, frame in zip(singles, frames, strict=True)]
-    np.testing.assert_allclose(seen, alone, atol=1e-9)
+    np.testing.assert_allclose(seen, alone, rtol=0, atol=1e-9)
     if (drawn := batch.disturbances.parameters) is not None:
         for row, env in enumerate(singles):
             own = {f.name: getattr(drawn, f.name)[row : row + 1] for f in fields(Parameters)}
@@ -82,12 +82,12 @@ def compare(task, steps, frames=(57, 290)):
             compared += 1
             observation, value, terminated, truncated, _ = env.step(action[row])
             expected = infos[row]["terminal_observation"] if done[row] else seen[row]
-            np.testing.assert_allclose(observation, expected, atol=1e-9)
-            assert value == pytest.approx(reward[row], abs=1e-9)
+            np.testing.assert_allclose(observation, expected, rtol=0, atol=1e-9)
+            assert value == pytest.approx(reward[row], rel=0, abs=1e-9)
             assert (terminated or truncated) == done[row]
             if not done[row]:
-                np.testing.assert_allclose(batch.qpos[row], env.simulator.qpos, atol=1e-9)
-                np.testing.assert_allclose(batch.qvel[row], env.simulator.qvel, atol=1e-9)
+                np.testing.assert_allclose(batch.qpos[row], env.simulator.qpos, rtol=0, atol=1e-9)
+                np.testing.assert_allclose(batch.qvel[row], env.simulator.qvel, rtol=0, atol=1e-9)
             alive[row] = not done[row]
     batch.close()
     return compared
