@@ -21,6 +21,25 @@ TRAINED_RATE = 1.5e-4
 
 CODE_DRAWS = 4
 """Draws of the codes of every segment that training sees unless told otherwise."""
+GENERATED_MINUTES = 28.0
+"""Duration of a policy's own motions unless told otherwise [min]."""
+GENERATED_SHARE = 0.5
+"""Share of the episodes that start in them unless told otherwise."""
+DISTILL_STEPS = 2_000_000
+"""Control steps of an imitation unless told otherwise."""
+
+_OWN_FLAGS = {
+    **{name: f"--{name.replace('_', '-')}" for name in ("data", "data_root", "clips", "vae", "code_draws", "preset")},
+    **{name: f"--{name.replace('_', '-')}" for name in ("generated", "generated_minutes", "generated_share")},
+    **{name: f"--{name.replace('_', '-')}" for name in ("backend", "prepare", "init", "teacher", "distill_steps")},
+    **{f"task.{name}": f"--{name}" for name in ("goal", "control", "reward", "hz")},
+    "robot": "--env",
+    "steps": "--steps",
+    "seed": "--seed",
+    "ppo.worlds": "--worlds",
+    "task.randomisation.push_speed": "--push",
+}
+"""Settings that are flags, hence nothing for --set."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,10 +60,10 @@ class LowLevelFlags:
     """Draws of the codes of every segment to train on; None takes 4 (1 for --goal reference, which has no codes)."""
     generated: Path | None = None
     """Bundle (builtin is the shipped one) or run of train-highlevel whose own motions are trained on as well."""
-    generated_minutes: float = 28.0
-    """Duration of those motions [min]; 28 let each of the 20 built-in actions follow each other one once."""
-    generated_share: float = 0.5
-    """Share of the episodes that start in those motions."""
+    generated_minutes: float | None = None
+    """Duration of those motions [min]; None takes 28: each of the 20 built-in actions follows each other one once."""
+    generated_share: float | None = None
+    """Share of the episodes that start in those motions; None takes 0.5."""
     goal: Goal = "reference"
     """What the policy is told: data-set frames, decoded frames, or codes."""
     control: Literal["pd", "torque"] | None = None
@@ -74,9 +93,9 @@ class LowLevelFlags:
     init: Path | None = None
     """Run or policy folder whose weights (normaliser included) are the start."""
     teacher: Path | None = None
-    """Run of goal reference that a latent policy imitates (DAgger) before PPO begins."""
-    distill_steps: int = 2_000_000
-    """Control steps of that imitation."""
+    """Run of goal reference or decoded that a latent policy imitates (DAgger) before PPO begins."""
+    distill_steps: int | None = None
+    """Control steps of that imitation; None takes 2,000,000."""
     seed: int = 0
     """Seed of weights, starts, noise and exploration."""
     device: str = "cpu"
@@ -93,7 +112,7 @@ class LowLevelFlags:
     target_success: float | None = None
     """Stop once this success rate is reached in three scores in a row; None trains for all --steps."""
     set: tuple[str, ...] = ()
-    """Settings of the preset to change, e.g. --set horizon=16 residual_scale=0.2 joint=0.3."""
+    """Settings of the preset to change, e.g. --set horizon=16 residual_scale=0.2 weights.joint=0.3."""
     evaluate: bool = True
     """Measure tracking at the end."""
     json: bool = False
@@ -178,14 +197,15 @@ def resolve_config(flags: LowLevelFlags) -> LowLevelConfig:
     """Merge flags into the preset.
 
     Raises:
-        UserError: On an unknown robot or a goal without codes.
+        UserError: On an unknown robot, a goal without codes, or a flag or setting that would change nothing.
     """
     if flags.env not in available_robots():
         raise unknown_name("robot", flags.env, available_robots(), "data/robots/")
     if flags.goal != "reference" and flags.vae is None:
         raise UserError(f"--goal {flags.goal} needs the codes of an autoencoder: give --vae RUN")
+    _check_companions(flags)
     base = preset_config(flags.preset, flags.goal)
-    base = override_config(base if flags.backend == "cpu" else on_many_worlds(base), flags.set)
+    base = base if flags.backend == "cpu" else on_many_worlds(base)
     variation = Randomisation.preset(flags.randomise)
     task = replace(
         base.task,
@@ -194,7 +214,7 @@ def resolve_config(flags: LowLevelFlags) -> LowLevelConfig:
         reward=flags.reward,
         randomisation=variation if flags.push is None else replace(variation, push_speed=flags.push),
     )
-    return replace(
+    merged = replace(
         base,
         robot=flags.env,
         data=flags.data,
@@ -203,8 +223,8 @@ def resolve_config(flags: LowLevelFlags) -> LowLevelConfig:
         vae=None if flags.vae is None else str(flags.vae),
         code_draws=flags.code_draws or (1 if flags.goal == "reference" else CODE_DRAWS),
         generated=None if flags.generated is None else str(flags.generated),
-        generated_minutes=0.0 if flags.generated is None else flags.generated_minutes,
-        generated_share=0.0 if flags.generated is None else flags.generated_share,
+        generated_minutes=0.0 if flags.generated is None else flags.generated_minutes or GENERATED_MINUTES,
+        generated_share=0.0 if flags.generated is None else flags.generated_share or GENERATED_SHARE,
         prepare=flags.data == "lafan1" if flags.prepare is None else flags.prepare,
         task=task,
         ppo=replace(
@@ -214,10 +234,22 @@ def resolve_config(flags: LowLevelFlags) -> LowLevelConfig:
         ),
         init=None if flags.init is None else str(flags.init),
         teacher=None if flags.teacher is None else str(flags.teacher),
-        distill_steps=0 if flags.teacher is None else flags.distill_steps,
+        distill_steps=0 if flags.teacher is None else flags.distill_steps or DISTILL_STEPS,
         steps=flags.steps or base.steps,
         seed=flags.seed,
     )
+    return override_config(merged, flags.set, _OWN_FLAGS)  # last, so that no flag's default undoes a setting
+
+
+def _check_companions(flags: LowLevelFlags) -> None:
+    """Refuse flags that mean nothing without another one."""
+    for name, companion in (
+        ("generated_minutes", "generated"),
+        ("generated_share", "generated"),
+        ("distill_steps", "teacher"),
+    ):
+        if getattr(flags, name) is not None and getattr(flags, companion) is None:
+            raise UserError(f"--{name.replace('_', '-')} means nothing without --{companion}: give both or neither")
 
 
 def select_clips(clips: Sequence[MotionClip], names: Sequence[str]) -> tuple[MotionClip, ...]:

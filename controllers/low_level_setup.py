@@ -11,13 +11,14 @@ from motionlex.controllers.commands import build_command_source, decoded_errors
 from motionlex.controllers.generated import GeneratedMotion
 from motionlex.controllers.generated_library import add_generated
 from motionlex.controllers.low_level_config import LowLevelConfig, select_clips
-from motionlex.controllers.low_level_policy import LowLevelPolicy, PolicyShape, read_plain, read_weights
+from motionlex.controllers.low_level_policy import LowLevelPolicy, PolicyShape, read_plain
 from motionlex.data.datasets import load_dataset
 from motionlex.data.errors import UserError
 from motionlex.data.robots import get_robot
 from motionlex.data.storage import file_sha256
 from motionlex.envs.reference import MotionLibrary, settle, smooth
 from motionlex.envs.task import TrackingTask
+from motionlex.envs.task_config import TaskConfig
 from motionlex.motion_vae import checkpoint
 from motionlex.motion_vae.checkpoint import load_run
 from motionlex.motion_vae.training import data_hash
@@ -78,6 +79,7 @@ def build_task(
     *,
     draws: int = 1,
     generated: GeneratedMotion | None = None,
+    code_seed: int | None = None,
 ) -> tuple[TrackingTask, torch.Tensor | None]:
     """Build the task with its command; also return the codebook for goal latent.
 
@@ -87,10 +89,12 @@ def build_task(
         device: Torch device of the autoencoder.
         draws: Draws of the codes of every segment: training wants ``config.code_draws``, evaluation one.
         generated: Motions of a high-level policy that are to be trained on as well; evaluation wants none.
+        code_seed: Seed of the draws of the codes; None takes that of training, ``config.seed``.
     """
+    seed = config.seed if code_seed is None else code_seed
     autoencoder = None if config.vae is None or config.task.goal == "reference" else load_run(config.vae, device)
     command = build_command_source(
-        config.task.goal, library, autoencoder, ahead=config.task.ahead, seed=config.seed, variants=draws
+        config.task.goal, library, autoencoder, ahead=config.task.ahead, seed=seed, variants=draws
     )
     if config.task.goal == "decoded":
         for name, value in decoded_errors(library, command).items():
@@ -112,7 +116,7 @@ def build_policy(config: LowLevelConfig, task: TrackingTask, codebook: torch.Ten
     """Build the initial policy from the seed, or from ``config.init``.
 
     Raises:
-        UserError: If the initial weights have another layout.
+        UserError: If the initial weights have another layout, or were trained for another task.
     """
     shape = PolicyShape(
         observation=task.policy_size,
@@ -128,11 +132,39 @@ def build_policy(config: LowLevelConfig, task: TrackingTask, codebook: torch.Ten
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         policy = LowLevelPolicy(shape, config.task)
-    if codebook is not None:
-        policy.set_codebook(codebook)
     if config.init is not None:
-        try:
-            policy.load_state_dict(read_weights(Path(config.init) / checkpoint.WEIGHTS_FILE))
-        except RuntimeError as error:
-            raise UserError(f"--init {config.init}: its networks differ from this run's: {error}") from error
+        _start_from(policy, Path(config.init))
+    if codebook is not None:  # after the weights: those hold the codebook that they were trained with
+        policy.set_codebook(codebook)
     return policy
+
+
+def _start_from(policy: LowLevelPolicy, folder: Path) -> None:
+    """Load weights of another run, whose observations and actions must mean the same.
+
+    Goals reference and decoded have one layout and may start from each other.
+    """
+    other = LowLevelPolicy.load(folder)
+    theirs, ours = _meaning(other.task), _meaning(policy.task)
+    if differ := [
+        f"{name} is {theirs[name]} there and {ours[name]} here" for name in ours if theirs[name] != ours[name]
+    ]:
+        raise UserError(f"--init {folder}: that policy was trained for another task: {', '.join(differ)}")
+    try:
+        policy.load_state_dict(other.state_dict())
+    except RuntimeError as error:
+        raise UserError(f"--init {folder}: its networks differ from this run's: {error}") from error
+
+
+def _meaning(task: TaskConfig) -> dict[str, object]:
+    """Return what decides the meaning of a policy's observations and actions."""
+    latent, servos = task.goal == "latent", task.control == "pd"
+    return {
+        "goal": "latent" if latent else "reference or decoded",
+        "control": task.control,
+        "hz": task.hz,
+        "ahead": task.ahead,
+        "residual_scale": task.residual_scale if servos and not latent else None,
+        "absolute_scale": task.absolute_scale if servos and latent else None,
+        "action_limit": task.action_limit if servos else 1.0,
+    }

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import pkgutil
+import types
 import typing
 from collections.abc import Mapping, Sequence
 
@@ -111,17 +112,27 @@ def override(preset: Preset, assignments: Sequence[str]) -> Preset:
         raise UserError(str(error)) from error
 
 
-def override_config(config: Config, assignments: Sequence[str]) -> Config:
-    """Change fields of any configuration by ``name=value``, wherever in it the field lives; see :func:`override`."""
+def override_config(
+    config: Config, assignments: Sequence[str], flags: Mapping[str, str] = types.MappingProxyType({})
+) -> Config:
+    """Change fields of any configuration by ``name=value``, wherever in it the field lives; see :func:`override`.
+
+    Args:
+        config: The configuration to start from.
+        assignments: E.g. ``("horizon=8", "noise.joint=0.01")``.
+        flags: Fields (dotted path) that have a flag of their own, which is to be used instead.
+    """
     if not assignments:
         return config
     try:
-        return typing.cast(Config, from_plain(type(config), _assigned(config, assignments)))
+        return typing.cast(Config, from_plain(type(config), _assigned(config, assignments, flags)))
     except ValueError as error:
         raise UserError(str(error)) from error
 
 
-def _assigned(config: object, assignments: Sequence[str]) -> dict[str, PlainValue]:
+def _assigned(
+    config: object, assignments: Sequence[str], flags: Mapping[str, str] = types.MappingProxyType({})
+) -> dict[str, PlainValue]:
     plain = to_plain(config)
     for assignment in assignments:
         name, separator, text = assignment.partition("=")
@@ -133,6 +144,8 @@ def _assigned(config: object, assignments: Sequence[str]) -> dict[str, PlainValu
         path, *others = [path for path in found if path.count(".") == outermost]
         if others:
             raise UserError(f"--set {name}: several settings are called so; say which: {', '.join(found)}")
+        if path in flags:
+            raise UserError(f"--set {assignment}: {name} has a flag of its own, use {flags[path]}")
         leaf = path.rpartition(".")[2]
         leaves[path][leaf] = _parse(text, leaves[path][leaf], name)
     return plain

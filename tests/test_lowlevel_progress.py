@@ -1,6 +1,7 @@
 """How a low-level run is set up, scored and ended: settings by name, precision, an end at a target."""
 
 import json
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -8,12 +9,13 @@ import torch
 
 from motionlex.controllers import low_level, low_level_setup
 from motionlex.controllers.low_level import default_processes, train_low_level
-from motionlex.controllers.low_level_config import LowLevelFlags, resolve_config
+from motionlex.controllers.low_level_config import LowLevelConfig, LowLevelFlags, resolve_config
 from motionlex.controllers.low_level_policy import LowLevelPolicy, PolicyShape
 from motionlex.controllers.ppo import PPOConfig, TrackingPPO, native_precision
 from motionlex.data.errors import UserError
 from motionlex.envs.batched import BatchedTracking
 from motionlex.envs.benchmark import benchmark_task
+from motionlex.envs.task_config import TaskConfig
 
 
 @pytest.fixture
@@ -73,6 +75,58 @@ def test_settings_are_found_by_name_or_by_path():
         resolve_config(LowLevelFlags(set=("horizn=8",)))
     with pytest.raises(UserError, match="epochs"):
         resolve_config(LowLevelFlags(set=("epochs=0",)))
+
+
+def test_settings_win_over_what_flags_leave_to_the_preset(tmp_path):
+    config = resolve_config(
+        LowLevelFlags(
+            init=tmp_path, randomise="light", set=("actor_rate=2e-5", "friction=0.2,1.8", "push_interval_s=7")
+        )
+    )
+    assert config.ppo.actor_rate == 2e-5
+    assert config.task.randomisation.friction == (0.2, 1.8) and config.task.randomisation.push_interval_s == 7.0
+    assert config.task.randomisation.mass == (0.9, 1.1)  # of the preset
+    assert resolve_config(LowLevelFlags(init=tmp_path)).ppo.actor_rate == 1.5e-4
+
+
+@pytest.mark.parametrize(
+    ("setting", "flag"),
+    [
+        ("reward=beyond_mimic", "--reward"),
+        ("seed=3", "--seed"),
+        ("prepare=true", "--prepare"),
+        ("goal=latent", "--goal"),
+        ("worlds=8", "--worlds"),
+        ("ppo.worlds=8", "--worlds"),
+        ("push_speed=1", "--push"),
+        ("robot=h2", "--env"),
+        ("distill_steps=5", "--distill-steps"),
+    ],
+)
+def test_settings_that_have_a_flag_name_it(setting, flag):
+    with pytest.raises(UserError, match=f"use {flag}$"):
+        resolve_config(LowLevelFlags(set=(setting,)))
+
+
+def test_every_setting_that_a_flag_decides_is_refused():
+    """Whatever a flag of the same name can change in the configuration is nothing for --set."""
+    saved = {item.name for item in fields(LowLevelConfig)} | {item.name for item in fields(TaskConfig)}
+    for name in saved & {item.name for item in fields(LowLevelFlags)}:
+        with pytest.raises(UserError, match="flag of its own"):
+            resolve_config(LowLevelFlags(set=(f"{name}=1",)))
+
+
+@pytest.mark.parametrize(
+    ("given", "match"),
+    [
+        ({"generated_share": 0.5}, "--generated-share means nothing without --generated"),
+        ({"generated_minutes": 3.0}, "--generated-minutes means nothing without --generated"),
+        ({"distill_steps": 2_000_000}, "--distill-steps means nothing without --teacher"),
+    ],
+)
+def test_flags_that_would_do_nothing_are_refused(given, match):
+    with pytest.raises(UserError, match=match):
+        resolve_config(LowLevelFlags(**given))
 
 
 def updates(precision):

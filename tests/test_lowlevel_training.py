@@ -247,6 +247,55 @@ def test_weights_of_another_run_are_the_start(tmp_path, small):
     np.testing.assert_array_equal(policy.act(seen), first.act(seen))
 
 
+def built(config, init=None):
+    """The initial policy of a run and its codebook."""
+    library, _ = low_level_setup.load_library(config)
+    task, codebook = low_level_setup.build_task(config, library, "cpu")
+    return low_level_setup.build_policy(
+        replace(config, init=None if init is None else str(init)), task, codebook
+    ), codebook
+
+
+def test_weights_of_another_run_leave_the_new_codebook(tmp_path, small, tiny_vae_run):
+    config = resolve_config(flags(tmp_path / "new", goal="latent", vae=tiny_vae_run, code_draws=1))
+    first, codebook = built(config)
+    first.set_codebook(codebook.flip(0) ** 3)
+    torch.nn.init.normal_(first.actor[-1].weight)
+    first.save(tmp_path / "old")
+    second, _ = built(config, tmp_path / "old")
+    torch.testing.assert_close(second.codes.embedding, codebook / codebook.std(), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(second.actor[-1].weight, first.actor[-1].weight, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"hz": 25.0}, "hz is 25.0 there and 50.0 here"),
+        ({"control": "torque"}, "control is torque there and pd here"),
+        ({"ahead": (2, 8)}, r"ahead is \(2, 8\) there and \(1, 8\) here"),
+        ({"residual_scale": 0.5}, "residual_scale is 0.5 there and 0.3 here"),
+        ({"action_limit": 2.0}, "action_limit is 2.0 there and 4.0 here"),
+        ({"goal": "latent"}, "goal is latent there and reference or decoded here"),
+    ],
+)
+def test_weights_of_another_task_are_refused(tmp_path, small, changes, match):
+    config = resolve_config(flags(tmp_path / "new"))
+    policy, _ = built(config)
+    policy.task = replace(policy.task, **changes)
+    policy.save(tmp_path / "old")
+    with pytest.raises(UserError, match=match):
+        built(config, tmp_path / "old")
+
+
+def test_a_decoded_run_may_start_from_a_reference_one(tmp_path, small):
+    config = resolve_config(flags(tmp_path / "new"))
+    policy, _ = built(config)
+    # Same layout; what the reference goal does not use, and rewards, may differ.
+    policy.task = replace(policy.task, goal="decoded", absolute_scale=0.1, reward="beyond_mimic", episode_s=3.0)
+    policy.save(tmp_path / "old")
+    built(config, tmp_path / "old")
+
+
 def test_clips_are_cut_in_seconds(toy_clips):
     (part,) = select_clips(toy_clips, ("a:1-2",))
     np.testing.assert_array_equal(part.qpos, toy_clips[0].qpos[50:101])
