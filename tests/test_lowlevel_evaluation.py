@@ -1,15 +1,18 @@
 """Every measure of tracking against hand-made trajectories: what was put in must come out, in its unit."""
 
 import json
+from dataclasses import replace
 
 import mujoco
 import numpy as np
 import pytest
 from PIL import Image
 
-from motionlex.controllers import evaluation_tracking, tracking_rollout
+from motionlex.controllers import evaluation_report, evaluation_tracking, low_level_setup, tracking_rollout
+from motionlex.controllers.evaluation_report import EvaluateStackFlags, evaluate_stack
 from motionlex.controllers.evaluation_tracking import evaluate_tracking, quick_score, worst_clips
 from motionlex.controllers.intervals import bootstrap_interval, ratio, wilson_interval
+from motionlex.controllers.low_level_config import LowLevelFlags, resolve_config
 from motionlex.controllers.tracking_metrics import (
     absolute_power,
     heading_error,
@@ -405,6 +408,33 @@ def test_codes_are_judged_under_the_robot_and_drift_is_reported(replay):
     assert report["root_drift_m"] == pytest.approx(5.0)
     assert report["keypoint_error_local_mm"] == pytest.approx(0.0, abs=MICROMETRE)
     assert "drift" in report["errors"]
+
+
+def test_evaluation_draws_codes_that_training_has_not_seen(monkeypatch, toy_dataset, tiny_vae_run, tmp_path):
+    """Codes of eight draws of training, of five seeds, against those that evaluation shows with two of its own."""
+    config = resolve_config(
+        LowLevelFlags(goal="latent", vae=tiny_vae_run, code_draws=8, worlds=4, steps=128, out=tmp_path / "run")
+    )
+    shown = []
+    monkeypatch.setattr(evaluation_report, "load_low_level_config", lambda folder: config)
+    monkeypatch.setattr(evaluation_report, "load_dataset", toy_dataset)
+    monkeypatch.setattr(evaluation_report.LowLevelPolicy, "load", lambda folder: Still())
+    monkeypatch.setattr(
+        evaluation_report, "evaluate_tracking", lambda policy, library, command, **_: shown.append(command) or {}
+    )
+    monkeypatch.setattr(low_level_setup, "load_dataset", toy_dataset)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text("{}")
+    for seed in (0, 0, 1):
+        evaluate_stack(str(tmp_path / "run"), EvaluateStackFlags(stage="tracking", seed=seed))
+    first, again, other = (command.codes for command in shown)
+    np.testing.assert_array_equal(first, again)
+    assert len(first) == 1 and (first != other).any()
+    library, _ = low_level_setup.load_library(config)
+    for seed in range(5):
+        task, _ = low_level_setup.build_task(replace(config, seed=seed), library, "cpu", draws=8)
+        assert len(task.command.codes) == 8
+        assert not any((draw == codes[0]).all() for draw in task.command.codes for codes in (first, other))
 
 
 def test_frames_weigh_alike_and_terminated_episodes_stop_counting(replay):
