@@ -26,7 +26,7 @@ from motionlex.controllers.low_level_policy import LowLevelPolicy
 from motionlex.controllers.low_level_setup import build_task, load_low_level_config
 from motionlex.controllers.motion_classifier import fit_classifier
 from motionlex.controllers.text import TextEncoder
-from motionlex.controllers.tracking_report import check_out, write_report
+from motionlex.controllers.tracking_report import CURVES, check_out, write_report
 from motionlex.data.datasets import find_root, get_dataset, load_dataset
 from motionlex.data.errors import UserError, check_number, check_seed
 from motionlex.data.robots import get_robot
@@ -78,7 +78,7 @@ class EvaluateStackFlags:
     seconds: float = 10.0
     """Longest rollout of --stage tracking [s]."""
     out: Path | None = None
-    """Folder for the report of --stage tracking: tracking.json, tracking.md, tracking.png."""
+    """Folder for the report of --stage tracking: tracking.json, .md and .png, and curves.png of a run's training."""
     seed: int = 0
     """Seed of codes (under --stage tracking draws that training has not seen), order of commands, noise, bootstrap."""
     threads: int = 1
@@ -191,5 +191,8 @@ def _tracking(folder: Path, flags: EvaluateStackFlags) -> dict[str, Value]:
             result,
             title=f"{folder.parent.name}/{folder.name}, goal {config.task.goal}, {config.task.hz:g} Hz",
         )
-        result["files"] = [str(path) for path in files]
+        from motionlex.controllers.low_level_figures import draw_curves  # matplotlib is slow to import
+
+        curves = draw_curves([folder], flags.out / CURVES)
+        result["files"] = [str(path) for path in (*files, curves) if path is not None]
     return result

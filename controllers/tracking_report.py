@@ -31,6 +31,8 @@ COLUMNS = (
     ("foot_sliding_mm_s", "sliding [mm/s]", 1.0, 0),
 )
 """Key, title, factor and decimals of what the table shows."""
+CURVES = "curves.png"
+"""Learning curves of the run, written beside the report."""
 _LABELLED = 60
 """Clips up to which each gets its name in the figure."""
 
@@ -43,7 +45,7 @@ def check_out(folder: Path) -> None:
     """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--out {folder} is a file; give a folder")
-    own = {"tracking.json", "tracking.md", "tracking.png"}
+    own = {"tracking.json", "tracking.md", "tracking.png", CURVES}
     if folder.is_dir() and (others := sorted({path.name for path in folder.iterdir()} - own)):
         raise UserError(f"--out {folder} holds {others[0]}; give a new folder or one of an earlier report")
 

@@ -7,12 +7,13 @@ import mujoco
 import numpy as np
 import pytest
 from PIL import Image
+from torch.utils.tensorboard import SummaryWriter
 
 from motionlex.controllers import evaluation_report, evaluation_tracking, low_level_setup, tracking_rollout
 from motionlex.controllers.evaluation_report import EvaluateStackFlags, evaluate_stack
 from motionlex.controllers.evaluation_tracking import evaluate_tracking, quick_score, worst_clips
 from motionlex.controllers.intervals import bootstrap_interval, ratio, wilson_interval
-from motionlex.controllers.low_level_config import LowLevelFlags, resolve_config
+from motionlex.controllers.low_level_config import LowLevelConfig, LowLevelFlags, resolve_config
 from motionlex.controllers.tracking_metrics import (
     absolute_power,
     heading_error,
@@ -587,6 +588,24 @@ def test_worst_clips_are_those_that_fail_and_then_those_that_err():
     rows = [row("a", 1.0, 9.0), row("b", 0.5, 1.0), row("c", 1.0, 50.0), row("d", 0.5, None), row("e", 0.5, 3.0)]
     assert [r["clip"] for r in worst_clips(rows, 4)] == ["d", "e", "b", "c"]
     assert category_of("walk1_subject5:500-1001") == "walk" and category_of("dance_sway_2") == "dance_sway"
+
+
+def test_the_report_of_a_run_comes_with_its_learning_curves(monkeypatch, toy_dataset, replay, tmp_path):
+    replay()
+    report, run, out = measured(library_of(moving())), tmp_path / "run", tmp_path / "out"
+    monkeypatch.setattr(evaluation_report, "load_low_level_config", lambda folder: LowLevelConfig())
+    monkeypatch.setattr(evaluation_report, "load_dataset", toy_dataset)
+    monkeypatch.setattr(evaluation_report.LowLevelPolicy, "load", lambda folder: Still())
+    monkeypatch.setattr(evaluation_report, "evaluate_tracking", lambda *_, **__: report)
+    writer = SummaryWriter(str(run / "tensorboard"))
+    writer.add_scalar("train/mean_return", 1.0, 10)
+    writer.close()
+    (run / "config.json").write_text("{}")
+    for _ in range(2):  # the second report replaces the first
+        result = evaluate_stack(str(run), EvaluateStackFlags(stage="tracking", out=out))
+        names = ["tracking.json", "tracking.md", "tracking.png", "curves.png"]
+        assert result["files"] == [str(out / name) for name in names]
+        assert sorted(path.name for path in out.iterdir()) == sorted(names)
 
 
 def test_the_report_becomes_files(tmp_path, replay):
