@@ -55,7 +55,7 @@ def teacher_actions(
     """Return the student's actions that reach the teacher's motor targets.
 
     Args:
-        teacher: Policy of goal ``reference`` under pd control.
+        teacher: Policy of goal ``reference`` or ``decoded`` under pd control.
         task: The student's task (goal latent, privileged observation).
         observation: The student's observations; the teacher's follow the student's own part.
     """
@@ -66,7 +66,8 @@ def teacher_actions(
     reference = seen[:, :hinges] + seen[:, own : own + hinges]
     # The teacher's own last action is unknown here; what the student did last, in the teacher's terms, stands in.
     done = task.robot.default_pose + task.config.absolute_scale * seen[:, last_action]
-    seen[:, last_action] = np.clip((done - reference) / teacher.task.residual_scale, -4.0, 4.0)
+    bound = teacher.shape.action_limit
+    seen[:, last_action] = np.clip((done - reference) / teacher.task.residual_scale, -bound, bound)
     target = reference + teacher.task.residual_scale * teacher.act(seen)
     limit = task.action_limit
     return np.clip((target - task.robot.default_pose) / task.config.absolute_scale, -limit, limit)
@@ -87,7 +88,7 @@ def distil(
 
     Args:
         student: Latent policy.
-        teacher: Reference policy at the same rate and control.
+        teacher: Policy of goal reference or decoded at the same rate and control.
         env: The student's environment.
         config: How to learn.
         generator: Source of driving noise and of mini-batches.
@@ -103,7 +104,8 @@ def distil(
     """
     task, ranks = env.task, distributed.world_size()
     check_teacher(teacher, task)
-    memory = _Memory(config.memory, task.policy_size, task.actions)
+    device = student.log_std.device
+    memory = _Memory(config.memory, task.policy_size, task.actions, device)
     parameters = [*student.actor.parameters(), *(student.codes.parameters() if student.codes is not None else ())]
     optimizer = torch.optim.Adam(parameters, lr=config.rate)
     observation, lengths, loss, first = env.reset(), [0.0], 0.0, done
@@ -112,9 +114,9 @@ def distil(
         for _ in range(config.horizon):
             label = teacher_actions(teacher, task, observation)
             memory.add(observation[:, : task.policy_size], label)
-            student.update_normaliser(torch.as_tensor(observation))
+            student.update_normaliser(torch.as_tensor(observation, device=device))
             driven = label if done < config.teacher_share * config.steps else student.act(observation)
-            noise = torch.randn(driven.shape, generator=generator).numpy()
+            noise = torch.randn(driven.shape, generator=generator, device=generator.device).cpu().numpy()
             observation, _, _, infos = env.step(driven + config.noise * noise)
             lengths += [info["episode"]["l"] / task.config.hz for info in infos if info]
             done += env.num_envs * ranks
@@ -144,13 +146,17 @@ def check_teacher(teacher: LowLevelPolicy, task: TrackingTask) -> None:
     """Refuse teachers that cannot be asked.
 
     Raises:
-        UserError: If the student is not a latent pd policy, or the teacher is not a reference pd policy of its rate.
+        UserError: If the student is not a latent pd policy, or the teacher sees codes or has another
+            rate, control or view ahead.
     """
     if task.config.goal != "latent" or not task.config.privileged_critic or task.config.control != "pd":
         raise UserError("--teacher is for --goal latent with --control pd")
-    wanted, got = (task.config.hz, "pd"), (teacher.task.hz, teacher.task.control)
-    if teacher.task.goal == "latent" or wanted != got or teacher.task.ahead != task.config.ahead:
-        raise UserError(f"--teacher: wanted goal reference at {wanted}, got goal {teacher.task.goal} at {got}")
+    wanted = f"{task.config.hz} Hz, pd, frames {task.config.ahead} ahead"
+    got = f"{teacher.task.hz} Hz, {teacher.task.control}, frames {teacher.task.ahead} ahead"
+    if teacher.task.goal == "latent" or wanted != got:
+        raise UserError(
+            f"--teacher: wanted goal reference or decoded at {wanted}; got goal {teacher.task.goal} at {got}"
+        )
 
 
 def _update(
@@ -173,7 +179,8 @@ def _update(
 class _Memory:
     """The last states with the teacher's answers."""
 
-    def __init__(self, size: int, features: int, actions: int) -> None:
+    def __init__(self, size: int, features: int, actions: int, device: torch.device) -> None:
+        self._device = device
         self._observation = np.zeros((size, features), dtype=np.float32)
         self._label = np.zeros((size, actions), dtype=np.float32)
         self._next = self._filled = 0
@@ -185,5 +192,6 @@ class _Memory:
         self._filled = min(self._filled + len(observation), len(self._label))
 
     def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        rows = torch.randint(self._filled, (count,), generator=generator).numpy()
-        return torch.from_numpy(self._observation[rows]), torch.from_numpy(self._label[rows])
+        rows = torch.randint(self._filled, (count,), generator=generator, device=generator.device).cpu().numpy()
+        drawn = torch.from_numpy(self._observation[rows]), torch.from_numpy(self._label[rows])
+        return drawn[0].to(self._device), drawn[1].to(self._device)

@@ -12,12 +12,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from motionlex.controllers.distillation import DistillationConfig, distil
+from motionlex.controllers.distillation import DistillationConfig, check_teacher, distil
 from motionlex.controllers.generated_library import load_generated
 from motionlex.controllers.low_level_config import LowLevelConfig, LowLevelFlags, resolve_config
 from motionlex.controllers.low_level_policy import LowLevelPolicy, read_weights
 from motionlex.controllers.low_level_resume import check_inputs, progress_plan, resumed
 from motionlex.controllers.low_level_scores import evaluate_policy, score_policy
+from motionlex.controllers.low_level_seeds import seed_of, torch_seed_of
 from motionlex.controllers.low_level_setup import (
     build_policy,
     build_task,
@@ -30,6 +31,7 @@ from motionlex.controllers.ppo import TrackingPPO, native_precision
 from motionlex.data.errors import UserError, check_number, check_seed
 from motionlex.data.storage import finite, write_json
 from motionlex.envs.batched import BatchedTracking
+from motionlex.envs.checks import available_cores
 from motionlex.envs.task import TrackingTask
 from motionlex.motion_vae import checkpoint, distributed
 from motionlex.motion_vae.registry import PlainValue
@@ -65,7 +67,7 @@ def train_low_level(flags: LowLevelFlags) -> dict[str, PlainValue]:
     check_seed(flags.seed)
     device = resolve_device(flags.device)
     ranks = distributed.launched_ranks()
-    threads = flags.threads or int(os.environ.get("OMP_NUM_THREADS") or 0) or max(1, (os.cpu_count() or 1) // ranks)
+    threads = flags.threads or int(os.environ.get("OMP_NUM_THREADS") or 0) or max(1, available_cores() // ranks)
     torch.set_num_threads(threads)
     backend = flags.backend if flags.resume is None else load_low_level_config(flags.resume).backend
     with distributed.process_group(device):
@@ -90,6 +92,8 @@ def _on_warp(flags: LowLevelFlags, device: str, threads: int) -> dict[str, Plain
 def default_processes(flags: LowLevelFlags) -> int:
     """Return how many processes a plain command starts: one per core while each keeps at least 64 robots.
 
+    On a GPU it is one, whatever simulates: every further process would need a GPU of its own.
+
     Two processes of one thread take 1.4 times the steps of one process with two threads.
     """
     if flags.processes is not None:
@@ -98,10 +102,11 @@ def default_processes(flags: LowLevelFlags) -> int:
         load_low_level_config(flags.resume)  # says in words what is wrong with the folder
         meta = checkpoint.read_json(flags.resume / checkpoint.META_FILE)
         return int(str(meta.get("processes", 1)))
-    if flags.threads is not None or os.environ.get("OMP_NUM_THREADS") or flags.backend != "cpu":
+    on_cpu = flags.backend == "cpu" and flags.device == "cpu"
+    if flags.threads is not None or os.environ.get("OMP_NUM_THREADS") or not on_cpu:
         return 1
     worlds = resolve_config(flags).ppo.worlds
-    return max(n for n in range(1, (os.cpu_count() or 1) + 1) if worlds % n == 0 and (n == 1 or worlds >= 64 * n))
+    return max(n for n in range(1, available_cores() + 1) if worlds % n == 0 and (n == 1 or worlds >= 64 * n))
 
 
 def _create(flags: LowLevelFlags, device: str, threads: int) -> dict[str, PlainValue]:
@@ -112,11 +117,11 @@ def _create(flags: LowLevelFlags, device: str, threads: int) -> dict[str, PlainV
     folder = flags.out or Path("runs") / name
     if distributed.rank() == 0:  # the others may come when it exists already
         checkpoint.check_new(folder)
-    if config.teacher is not None:
-        LowLevelPolicy.load(Path(config.teacher))  # a wrong one is found before the run folder is made
     library, digest = load_library(config)
     generated = load_generated(config)
     task, codebook = build_task(config, library, device, draws=config.code_draws, generated=generated)
+    if config.teacher is not None:
+        check_teacher(LowLevelPolicy.load(Path(config.teacher)), task)  # before the run folder is made
     policy = build_policy(config, task, codebook)
     meta = {**checkpoint.provenance(), "seed": config.seed, "library_frames": library.frames}
     meta |= input_digests(config, digest, generated)
@@ -129,26 +134,29 @@ def _create(flags: LowLevelFlags, device: str, threads: int) -> dict[str, PlainV
     return _run(flags, config, model, folder, meta, threads)
 
 
-def _imitate(config: LowLevelConfig, model: TrackingPPO, folder: Path, checkpoint_s: float) -> None:
+def _imitate(config: LowLevelConfig, model: TrackingPPO, folder: Path, checkpoint_s: float) -> float:
     """Let the policy learn from the teacher, then leave it with the small noise that suits a trained policy.
 
     The policy is saved on the way; a broken imitation continues from there (PPO's part resumes exactly, this does not).
+
+    Returns:
+        How long it took [s], in all its parts.
     """
     path = folder / IMITATION_FILE
     state = checkpoint.read_json(path) if path.is_file() else {"steps": 0}
-    done, policy = int(str(state["steps"])), model.policy.network
+    done, earlier, policy = int(str(state["steps"])), float(str(state.get("seconds", 0.0))), model.policy.network
     if done:
         policy.load_state_dict(read_weights(folder / checkpoint.WEIGHTS_FILE))
     if done >= config.distill_steps:
-        return
-    saved = time.perf_counter()
+        return earlier
+    begin = saved = time.perf_counter()
 
     def save(steps: int) -> None:
         nonlocal saved
         if distributed.rank() == 0 and time.perf_counter() - saved > checkpoint_s and steps < config.distill_steps:
             saved = time.perf_counter()
             policy.save(folder)
-            write_json(path, {"steps": steps})
+            write_json(path, {"steps": steps, "seconds": earlier + saved - begin})
 
     recipe, teacher = DistillationConfig(steps=config.distill_steps), LowLevelPolicy.load(Path(str(config.teacher)))
     scores = distil(
@@ -162,9 +170,11 @@ def _imitate(config: LowLevelConfig, model: TrackingPPO, folder: Path, checkpoin
         on_progress=save,
     )
     policy.log_std.data.fill_(float(np.log(IMITATED_NOISE / config.task.absolute_scale)))
+    seconds = earlier + time.perf_counter() - begin
     if distributed.rank() == 0:
         policy.save(folder)
-        write_json(path, {"steps": config.distill_steps, **scores})
+        write_json(path, {"steps": config.distill_steps, "seconds": seconds, **scores})
+    return seconds
 
 
 def _resume(flags: LowLevelFlags, folder: Path, device: str, threads: int) -> dict[str, PlainValue]:
@@ -190,11 +200,9 @@ def _trainer(
     ranks, rank = distributed.world_size(), distributed.rank()
     if config.ppo.worlds % ranks:
         raise UserError(f"{config.ppo.worlds} robots cannot be shared by {ranks} processes: give another --worlds")
-    own = (config.seed, 1, rank) if rank else (config.seed, 1)  # rank 0 starts as a single process does
-    env = BatchedTracking(
-        task, worlds=config.ppo.worlds // ranks, threads=threads, generator=np.random.default_rng(own)
-    )
-    generator = torch.Generator().manual_seed(config.seed + 7919 * rank)
+    own = np.random.default_rng(seed_of(config.seed, "environment", rank))
+    env = BatchedTracking(task, worlds=config.ppo.worlds // ranks, threads=threads, generator=own)
+    generator = torch.Generator().manual_seed(torch_seed_of(config.seed, "exploration", rank))
     warm_up = CRITIC_FIRST if config.teacher is not None else 0
     return TrackingPPO(env, policy, config.ppo, generator, device, critic_first=warm_up)
 
@@ -210,7 +218,7 @@ def _run(
     """Train to ``config.steps``, save, evaluate and summarise."""
     begin, done = time.perf_counter(), model.steps
     if config.teacher is not None and done == 0:
-        _imitate(config, model, folder, flags.checkpoint_s)
+        meta = {**meta, "seconds": _imitate(config, model, folder, flags.checkpoint_s)}
     progress, meta = progress_plan(flags, config, meta)
 
     def score(trained: TrackingPPO) -> dict[str, float]:

@@ -109,7 +109,7 @@ class RunCallback(BaseCallback):
 
         Args:
             folder: The run folder.
-            meta: Provenance, written again with every checkpoint.
+            meta: Provenance, written again with every checkpoint; ``scores`` and ``seconds`` go on where they stand.
             progress: When to save, score and stop.
             score: Rolls the deterministic policy out; gives ``success_rate`` and further figures.
         """
@@ -117,7 +117,8 @@ class RunCallback(BaseCallback):
         self.folder, self.meta, self.progress, self._score = folder, meta, progress, score
         self.metrics: dict[str, float] = {}
         self.scores: list[dict[str, float]] = list(meta.get("scores", ()))
-        """Every score with its ``steps`` and ``seconds``."""
+        """Every score with its ``steps`` and ``seconds`` (of all sessions, imitation included)."""
+        self._earlier = float(meta.get("seconds", 0.0))
         self._lengths: deque[float] = deque(maxlen=1000)
         self._returns: deque[float] = deque(maxlen=1000)
         self._lost: deque[bool] = deque(maxlen=1000)
@@ -161,7 +162,8 @@ class RunCallback(BaseCallback):
         """Score the policy on the first rank and stop all ranks once the target was reached often enough."""
         if self._first_rank:
             found = {f"evaluation/{name}": float(value) for name, value in self._score(self.model).items()}
-            self.scores.append({"steps": float(steps), "seconds": time.perf_counter() - self._begin, **found})
+            seconds = self._earlier + time.perf_counter() - self._begin
+            self.scores.append({"steps": float(steps), "seconds": seconds, **found})
             said = ", ".join(f"{name[11:]} {value:.4g}" for name, value in found.items())
             logger.info("scored at %.3fM steps: %s", steps / 1e6, said)
             for name, value in found.items():
@@ -187,6 +189,7 @@ class RunCallback(BaseCallback):
         progress = {
             "steps": model.steps,
             "processes": model.ranks,
+            "seconds": self._earlier + spent,
             "seconds_this_session": spent,
             "diverged_worlds": model.env.diverged,
             "scores": list(self.scores),

@@ -7,7 +7,7 @@ failure rates of the start bins are averaged over ranks, so that all ranks hold 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.distributions import Normal
 
 from motionlex.controllers.low_level_policy import LowLevelPolicy
-from motionlex.data.errors import check_number
+from motionlex.data.errors import UserError, check_number, unknown_name
 from motionlex.envs.batched import BatchedTracking
 from motionlex.motion_vae import distributed
 
@@ -68,10 +68,28 @@ class PPOConfig:
     def __post_init__(self) -> None:
         for name in ("worlds", "horizon", "epochs", "minibatch", "max_gradient", "actor_rate", "critic_rate"):
             check_number(name, getattr(self, name), above=0)
-        for name in ("target_kl", "minimum_std", "initial_std"):
+        for name in ("target_kl", "minimum_std", "initial_std", "clip"):
             check_number(name, getattr(self, name), above=0)
+        check_number("entropy", self.entropy, at_least=0)
         for name in ("gamma", "gae_lambda"):
             check_number(name, getattr(self, name), at_least=0, at_most=1)
+        if not (len(self.rate_bounds) == 2 and 0.0 < self.rate_bounds[0] <= self.rate_bounds[1]):
+            raise UserError(f"rate_bounds must be two rising positive rates, got {self.rate_bounds}")
+        if self.precision not in get_args(Precision):
+            raise unknown_name("precision", self.precision, get_args(Precision), "PPOConfig")
+
+    def minibatch_of(self, ranks: int) -> int:
+        """Return how many steps of a mini-batch each of several processes takes.
+
+        Raises:
+            UserError: If there are more processes than steps.
+        """
+        if self.minibatch < ranks:
+            raise UserError(
+                f"{ranks} processes share every mini-batch of {self.minibatch} steps: give --set minibatch={ranks} or "
+                "more, or fewer --processes"
+            )
+        return self.minibatch // ranks
 
 
 def native_precision(device: str) -> Precision:
@@ -136,8 +154,8 @@ class TrackingActorCritic(ActorCriticPolicy):
         distribution = self._normal(obs)
         actions = distribution.mean
         if not deterministic:
-            noise = torch.randn(actions.shape, generator=self._generator, device=actions.device)
-            actions = actions + distribution.stddev * noise
+            noise = torch.randn(actions.shape, generator=self._generator, device=self._generator.device)
+            actions = actions + distribution.stddev * noise.to(actions.device)
         return actions, self.network.value(obs)[:, None], distribution.log_prob(actions).sum(1)
 
     def evaluate_actions(self, obs: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -188,11 +206,12 @@ class TrackingPPO(PPO):
             env,
             learning_rate=config.actor_rate,
             n_steps=config.horizon,
-            batch_size=min(config.minibatch // self.ranks, env.num_envs * config.horizon),
+            batch_size=min(config.minibatch_of(self.ranks), env.num_envs * config.horizon),
             n_epochs=config.epochs,
             gamma=config.gamma,
             gae_lambda=config.gae_lambda,
             clip_range=config.clip,
+            normalize_advantage=False,  # done below; SB3 would refuse mini-batches of one step
             ent_coef=config.entropy,
             max_grad_norm=config.max_gradient,
             policy_kwargs={"network": network, "generator": generator},
@@ -213,9 +232,9 @@ class TrackingPPO(PPO):
         columns = [self._flat(x) for x in (buffer.actions, buffer.log_probs, buffer.advantages, buffer.returns)]
         totals = np.zeros(4)
         for epoch in range(recipe.epochs):
-            order = torch.randperm(len(observations), generator=self.generator)
+            order = torch.randperm(len(observations), generator=self.generator, device=self.generator.device)
             rates = torch.zeros(4, dtype=torch.float64)
-            parts = order.split(self.batch_size)
+            parts = order.to(self.device).split(self.batch_size)
             for rows in parts:
                 rates += self._update(observations[rows], *(column[rows] for column in columns))
             totals = (distributed.synchronised_sum(rates) / (self.ranks * len(parts))).numpy()
@@ -249,7 +268,9 @@ class TrackingPPO(PPO):
         resting = self._n_updates < self.critic_first * recipe.epochs
         with torch.autocast(self.device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
             values, log_prob, entropy = self.policy.evaluate_actions(observations, actions)
-        advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+        advantages = (advantages - advantages.mean()) / (
+            advantages.std(unbiased=False) + 1e-8
+        )  # of one step: 0, not NaN
         log_ratio = log_prob - old_log_prob
         ratio = log_ratio.exp()
         clipped = ratio.clamp(1.0 - recipe.clip, 1.0 + recipe.clip)

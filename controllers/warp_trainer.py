@@ -18,6 +18,7 @@ from tensordict import TensorDict
 from motionlex.controllers.low_level_policy import LowLevelPolicy
 from motionlex.controllers.ppo import PPOConfig
 from motionlex.controllers.warp_models import WarpActor, WarpCritic, critic_view
+from motionlex.data.errors import UserError
 from motionlex.envs.warp import WarpTracking
 from motionlex.motion_vae import distributed
 from motionlex.motion_vae.precision import float32_arithmetic
@@ -52,26 +53,34 @@ class WarpTrainer:
             env: This rank's share of the worlds.
             network: Policy to train.
             config: Hyper-parameters; worlds and mini-batches are those of all ranks together.
-            seed: Seed of exploration and of the order of mini-batches.
+            seed: This rank's seed of exploration and of the order of mini-batches.
+
+        Raises:
+            UserError: If a mini-batch would hold less than two steps, whose advantages have no spread.
         """
         self.env, self.recipe, self.device = env, config, env.device
         self.ranks = distributed.world_size()
         self.statistics: dict[str, float] = {}
         self.updates = 0
-        self._seed, self._random_state = seed + 7919 * distributed.rank(), None
+        self._seed, self._random_state = seed, None
         network.to(self.device)
         self.policy = WarpActor(network)
         observations = env.get_observations()
         device = str(self.device)
         storage = RolloutStorage("rl", env.num_envs, config.horizon, observations, [env.num_actions], device)
         ranks = {"global_rank": distributed.rank(), "local_rank": self.device.index or 0, "world_size": self.ranks}
-        batch = env.num_envs * config.horizon * self.ranks
+        rows = env.num_envs * config.horizon
+        if min(rows, config.minibatch_of(self.ranks)) < 2:
+            raise UserError(
+                f"a mini-batch of {config.minibatch} of {rows * self.ranks} steps leaves less than two to each of "
+                f"{self.ranks} process(es): give larger --set minibatch, --worlds or --set horizon"
+            )
         self.algorithm = BoundedPPO(
             self.policy,
             WarpCritic(network),
             storage,
             num_learning_epochs=config.epochs,
-            num_mini_batches=max(1, round(batch / config.minibatch)),
+            num_mini_batches=max(1, rows * self.ranks // config.minibatch),
             clip_param=config.clip,
             gamma=config.gamma,
             lam=config.gae_lambda,

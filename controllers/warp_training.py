@@ -16,6 +16,7 @@ from motionlex.controllers.generated_library import load_generated
 from motionlex.controllers.low_level_config import LowLevelConfig, LowLevelFlags, resolve_config
 from motionlex.controllers.low_level_resume import check_inputs, progress_plan, resumed
 from motionlex.controllers.low_level_scores import evaluate_policy, score_policy
+from motionlex.controllers.low_level_seeds import torch_seed_of
 from motionlex.controllers.low_level_setup import build_policy, build_task, input_digests, load_library
 from motionlex.controllers.low_level_state import Progress, RunCallback
 from motionlex.controllers.warp_trainer import WarpTrainer
@@ -162,10 +163,10 @@ def _prepare(
     policy = build_policy(config, task, codebook)
     moved = TrackingTask(task.robot, task.library.to(device), config.task, task.command.to(device))
     place = torch.empty(0, device=device).device  # with the index of the GPU
-    generator = torch.Generator(device=place).manual_seed(config.seed + 7919 * rank)
+    generator = torch.Generator(device=place).manual_seed(torch_seed_of(config.seed, "environment", rank))
     env = WarpTracking(moved, worlds=config.ppo.worlds // ranks, generator=generator, buffers=config.buffers)
     digests = input_digests(config, digest, generated)
-    return task, WarpTrainer(env, policy, config.ppo, seed=config.seed), digests
+    return task, WarpTrainer(env, policy, config.ppo, seed=torch_seed_of(config.seed, "exploration", rank)), digests
 
 
 def _run(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Literal
@@ -17,6 +16,7 @@ from motionlex.data.errors import UserError, check_number
 from motionlex.data.robots import get_robot
 from motionlex.envs import loco
 from motionlex.envs.batched import BatchedTracking
+from motionlex.envs.checks import available_cores
 from motionlex.envs.contestants import BatchedContestant, Contestant, RawContestant, RawStepper
 from motionlex.envs.reference import MotionLibrary
 from motionlex.envs.rival_processes import BatchStepper, LocoStepper, ProcessContestant, SubprocContestant
@@ -175,7 +175,7 @@ def take_turns(contestants: list[Contestant], seconds: float) -> None:
 
 def _thread_count(threads: int | None) -> int:
     """Return the number of threads to use; more than there are cores is allowed."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = available_cores()
     check_number("--threads", threads, at_least=1)
     if threads is not None and threads > cores:
         logger.warning("--threads %d: only %d cores are there, so threads wait for each other", threads, cores)

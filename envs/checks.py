@@ -56,6 +56,11 @@ def check_frames(library: MotionLibrary, frames: Int[np.ndarray, " env"]) -> Non
         raise UserError(f"frame {bad[0]} is none of the motions', which have frames 0 to {library.frames - 1}")
 
 
+def available_cores() -> int:
+    """Return how many cores this process may use; fewer than the machine has in containers and under taskset."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def check_batch(worlds: int, threads: int) -> None:
     """Refuse a batch without robots or threads; more threads than cores are allowed, with a warning.
 
@@ -64,7 +69,7 @@ def check_batch(worlds: int, threads: int) -> None:
     """
     check_number("--worlds", worlds, above=0)
     check_number("--threads", threads, above=0)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = available_cores()
     if threads > cores:
         _warn_of_threads(threads, cores)
 

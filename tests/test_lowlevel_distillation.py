@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from motionlex.controllers.distillation import DistillationConfig, check_teacher, distil, teacher_actions
+from motionlex.controllers.distillation import DistillationConfig, _Memory, check_teacher, distil, teacher_actions
 from motionlex.controllers.low_level_policy import LowLevelPolicy, PolicyShape
 from motionlex.data.errors import UserError
 from motionlex.data.robots import get_robot
@@ -33,9 +33,9 @@ def task():
     return TrackingTask(ROBOT, base.library, replace(base.config, goal="latent"), command)
 
 
-def make_teacher():
+def make_teacher(action_limit=4.0):
     torch.manual_seed(0)
-    shape = PolicyShape(observation=151, critic_observation=151, actions=19, action_limit=4.0, hidden=(16,))
+    shape = PolicyShape(observation=151, critic_observation=151, actions=19, action_limit=action_limit, hidden=(16,))
     teacher = LowLevelPolicy(shape, TaskConfig()).eval()
     torch.nn.init.normal_(teacher.actor[-1].weight, std=0.1)
     return teacher
@@ -71,6 +71,27 @@ def test_the_students_action_reaches_the_teachers_target(task):
     env.close()
 
 
+def test_what_the_student_did_is_told_within_the_teachers_own_limit(task):
+    """A teacher that never does more than 0.25 is not told that it did, either."""
+    teacher, library = make_teacher(action_limit=0.25), task.library
+    env = BatchedTracking(task, worlds=1, threads=1, generator=np.random.default_rng(0))
+    env.reset_to(np.array([50]))
+    seen = []
+    teacher.act = lambda x: seen.append(x) or np.zeros((1, 19))
+    teacher_actions(teacher, task, task.observe(env.qpos, env.qvel, env.episodes))
+    last = seen[0][0, 48:67]  # after 19 angles, 19 velocities, gravity 3, velocities 6, height 1
+    wanted = (ROBOT.default_pose - library.qpos[51, 7:]) / 0.3
+    assert np.abs(wanted).max() > 0.4  # deepest point of the knee bends
+    np.testing.assert_allclose(last, np.where(np.abs(wanted) > 0.25, 0.25 * np.sign(wanted), wanted), atol=1e-5)
+    env.close()
+
+
+def test_the_memory_gives_what_it_holds_on_the_students_device():
+    memory = _Memory(10, 3, 2, torch.device("meta"))
+    memory.add(np.zeros((4, 3)), np.zeros((4, 2)))
+    assert [x.device.type for x in memory.draw(5, torch.Generator())] == ["meta", "meta"]
+
+
 def test_imitation_lowers_the_loss(task):
     losses = []
     for steps in (256, 6400):
@@ -87,8 +108,17 @@ def test_teachers_that_cannot_be_asked_are_refused(task):
     with pytest.raises(UserError, match="goal latent"):
         check_teacher(teacher, benchmark_task(50.0))
     teacher.task = TaskConfig(hz=100.0)
-    with pytest.raises(UserError, match="wanted goal reference"):
-        check_teacher(teacher, task)
+    for wrong in (
+        TaskConfig(hz=100.0),
+        TaskConfig(control="torque"),
+        TaskConfig(ahead=(1, 2)),
+        TaskConfig(goal="latent"),
+    ):
+        teacher.task = wrong
+        with pytest.raises(UserError, match="wanted goal reference or decoded"):
+            check_teacher(teacher, task)
+    teacher.task = TaskConfig(goal="decoded")
+    check_teacher(teacher, task)
 
 
 def test_a_broken_imitation_goes_on(task):

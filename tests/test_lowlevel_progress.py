@@ -1,17 +1,20 @@
 """How a low-level run is set up, scored and ended: settings by name, precision, an end at a target."""
 
+import itertools
 import json
 from dataclasses import fields
 
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 
 from motionlex.controllers import low_level, low_level_setup
 from motionlex.controllers.low_level import default_processes, train_low_level
 from motionlex.controllers.low_level_config import LowLevelConfig, LowLevelFlags, resolve_config
 from motionlex.controllers.low_level_policy import LowLevelPolicy, PolicyShape
-from motionlex.controllers.ppo import PPOConfig, TrackingPPO, native_precision
+from motionlex.controllers.low_level_seeds import seed_of, torch_seed_of
+from motionlex.controllers.ppo import PPOConfig, TrackingActorCritic, TrackingPPO, native_precision
 from motionlex.data.errors import UserError
 from motionlex.envs.batched import BatchedTracking
 from motionlex.envs.benchmark import benchmark_task
@@ -25,6 +28,7 @@ def small(monkeypatch, toy_dataset):
     monkeypatch.setattr(low_level_setup, "load_dataset", toy_dataset)
 
 
+SHAPE = PolicyShape(observation=151, critic_observation=151, actions=19, action_limit=4.0, hidden=(16, 16))
 SIZES = ("hidden=16,16", "horizon=8", "minibatch=32", "epochs=1")
 
 
@@ -63,6 +67,78 @@ def test_a_resumed_run_is_scored_and_ended_as_before(small, monkeypatch, tmp_pat
     assert (meta["evaluate_every"], meta["target_success"]) == (64, 0.95)
     more = train_low_level(LowLevelFlags(resume=tmp_path / "run", steps=320, evaluate_every=0, **plain))
     assert more["steps"] >= 320  # no scores, no early end
+
+
+def test_seconds_of_scores_go_on_over_breaks(small, monkeypatch, tmp_path):
+    """A clock that moves by one second whenever it is asked: later scores are later, across sessions."""
+    monkeypatch.setattr(low_level, "score_policy", lambda *_: {"success_rate": 0.0})
+    clock = itertools.count(1000.0)
+    monkeypatch.setattr("motionlex.controllers.low_level_state.time.perf_counter", lambda: next(clock))
+    plain = {"evaluate": False, "threads": 1}
+    train_low_level(LowLevelFlags(out=tmp_path / "run", worlds=4, steps=160, evaluate_every=64, set=SIZES, **plain))
+    told = json.loads((tmp_path / "run/meta.json").read_text())
+    train_low_level(LowLevelFlags(resume=tmp_path / "run", steps=320, **plain))
+    after = json.loads((tmp_path / "run/meta.json").read_text())
+    seconds = [score["seconds"] for score in after["scores"]]
+    assert len(seconds) == 4 and seconds == sorted(seconds) and seconds[:2] == [s["seconds"] for s in told["scores"]]
+    assert seconds[2] > told["seconds"] and after["seconds"] > seconds[-1]
+    assert after["seconds"] == told["seconds"] + after["seconds_this_session"]
+
+
+def test_streams_of_seeds_purposes_and_ranks_never_meet():
+    drawn = {}
+    for seed, purpose, rank in itertools.product((0, 1, 7919, 2 * 7919), ("environment", "exploration"), range(3)):
+        numbers = np.random.default_rng(seed_of(seed, purpose, rank)).random(4)
+        noise = torch.randn(4, generator=torch.Generator().manual_seed(torch_seed_of(seed, purpose, rank)))
+        drawn[seed, purpose, rank] = (*numbers.tolist(), *noise.tolist())
+    assert len({values[0] for values in drawn.values()}) == len(drawn)
+    assert len({values[4] for values in drawn.values()}) == len(drawn)
+    assert torch_seed_of(5, "exploration", 1) == torch_seed_of(5, "exploration", 1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"clip": -0.2}, "clip must be positive, got -0.2"),
+        ({"entropy": -1.0}, "entropy must be at least 0"),
+        ({"rate_bounds": (1e-3, 1e-4)}, "two rising positive rates"),
+    ],
+)
+def test_hyper_parameters_out_of_range_are_refused(changes, match):
+    with pytest.raises(UserError, match=match):
+        PPOConfig(**changes)
+
+
+def test_a_mini_batch_is_shared_by_processes():
+    assert [PPOConfig(minibatch=8).minibatch_of(ranks) for ranks in (1, 2, 3, 8)] == [8, 4, 2, 1]
+    with pytest.raises(UserError, match="9 processes share every mini-batch of 8 steps: give --set minibatch=9"):
+        PPOConfig(minibatch=8).minibatch_of(9)
+
+
+@pytest.mark.parametrize("minibatch", [1, 11])
+def test_a_mini_batch_of_one_step_keeps_the_weights_finite(minibatch):
+    task = benchmark_task(50.0)
+    env = BatchedTracking(task, worlds=4, threads=1, generator=np.random.default_rng(0))
+    policy = LowLevelPolicy(SHAPE, task.config)
+    config = PPOConfig(worlds=4, horizon=3, minibatch=minibatch, epochs=1)  # 12 steps: 11 and a remainder of 1
+    model = TrackingPPO(env, policy, config, torch.Generator().manual_seed(0), "cpu")
+    model.learn(12, log_interval=1 << 30)
+    env.close()
+    assert all(torch.isfinite(parameter).all() for parameter in policy.parameters())
+    assert all(np.isfinite(value) for value in model.statistics.values())
+
+
+def test_noise_is_drawn_where_the_generator_is_and_moved(monkeypatch):
+    """The generator stays on the CPU when the networks are elsewhere, as under --device cuda."""
+    policy = LowLevelPolicy(SHAPE, TaskConfig()).to("meta")
+    drawn = []
+    randn = torch.randn
+    monkeypatch.setattr(torch, "randn", lambda *a, **k: drawn.append(randn(*a, **k)) or drawn[-1])
+    space = spaces.Box(-1.0, 1.0, (151,), np.float32), spaces.Box(-4.0, 4.0, (19,), np.float32)
+    actor = TrackingActorCritic(*space, lambda _: 1e-3, network=policy, generator=torch.Generator())
+    actions, values, log_prob = actor(torch.zeros(3, 151, device="meta"))
+    assert drawn[-1].device.type == "cpu" and drawn[-1].shape == (3, 19)
+    assert {actions.device.type, values.device.type, log_prob.device.type} == {"meta"}
 
 
 def test_settings_are_found_by_name_or_by_path():
@@ -176,11 +252,14 @@ def test_precision_is_fixed_when_a_run_is_created(small, tmp_path):
 
 def test_a_plain_command_takes_a_process_per_core_while_each_has_robots_enough(monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(low_level.os, "cpu_count", lambda: 16)
+    monkeypatch.setattr(low_level, "available_cores", lambda: 16)
     assert default_processes(LowLevelFlags(worlds=256)) == 4
     assert default_processes(LowLevelFlags(worlds=2048)) == 16
     assert default_processes(LowLevelFlags(worlds=32)) == 1
     assert default_processes(LowLevelFlags(processes=3)) == 3
     assert default_processes(LowLevelFlags(threads=2)) == 1
+    assert default_processes(LowLevelFlags(worlds=256, device="cuda")) == 1
+    assert default_processes(LowLevelFlags(worlds=256, device="cuda:1", processes=2)) == 2
+    assert default_processes(LowLevelFlags(worlds=256, backend="warp")) == 1
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     assert default_processes(LowLevelFlags(worlds=256)) == 1
