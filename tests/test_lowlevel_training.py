@@ -1,5 +1,6 @@
 """PPO around the batched environment: returns, normaliser, learning rate, files, exact resume."""
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ import safetensors.torch
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
 
-from motionlex.controllers import low_level_config, low_level_setup
+from motionlex.controllers import low_level, low_level_config, low_level_setup
 from motionlex.controllers.low_level import train_low_level
 from motionlex.controllers.low_level_config import LowLevelFlags, resolve_config, select_clips
 from motionlex.controllers.low_level_policy import LowLevelPolicy, Normaliser, PolicyShape
@@ -294,6 +295,26 @@ def test_a_decoded_run_may_start_from_a_reference_one(tmp_path, small):
     policy.task = replace(policy.task, goal="decoded", absolute_scale=0.1, reward="beyond_mimic", episode_s=3.0)
     policy.save(tmp_path / "old")
     built(config, tmp_path / "old")
+
+
+def test_a_teacher_that_does_not_fit_is_found_before_the_run_folder_is_made(tmp_path, small, tiny_vae_run):
+    train_low_level(flags(tmp_path / "teacher", steps=64, control="torque"))
+    latent = {"goal": "latent", "vae": tiny_vae_run, "code_draws": 1, "teacher": tmp_path / "teacher"}
+    with pytest.raises(UserError, match=r"at 50.0 Hz, pd.* got goal reference at 50.0 Hz, torque"):
+        train_low_level(flags(tmp_path / "run", **latent))
+    assert not (tmp_path / "run").exists()
+
+
+def test_scores_count_the_time_of_the_imitation(tmp_path, small, tiny_vae_run, monkeypatch):
+    train_low_level(flags(tmp_path / "teacher", steps=64))
+    monkeypatch.setattr(low_level, "score_policy", lambda *_: {"success_rate": 0.0})
+    latent = {"goal": "latent", "vae": tiny_vae_run, "code_draws": 1, "teacher": tmp_path / "teacher"}
+    train_low_level(flags(tmp_path / "run", steps=192, distill_steps=128, evaluate_every=64, **latent))
+    imitation = json.loads((tmp_path / "run" / "imitation.json").read_text())
+    meta = json.loads((tmp_path / "run" / "meta.json").read_text())
+    assert imitation["seconds"] > 0.0
+    assert all(imitation["seconds"] < score["seconds"] < meta["seconds"] for score in meta["scores"])
+    assert meta["seconds"] == pytest.approx(imitation["seconds"] + meta["seconds_this_session"], abs=1e-9)
 
 
 def test_clips_are_cut_in_seconds(toy_clips):
