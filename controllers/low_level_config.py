@@ -171,8 +171,26 @@ def preset_config(name: Literal["small", "paper"], goal: Goal) -> LowLevelConfig
     """Return a recipe: ``small`` as measured on two cores, ``paper`` as in DAPS appendix K (its sizes and rate)."""
     if name == "small":
         return LowLevelConfig(task=TaskConfig(goal=goal))
-    task = TaskConfig(goal=goal, hz=100.0, control="torque")
-    return LowLevelConfig(preset="paper", hidden=(2048, 1024, 512), task=task, steps=100_000_000)
+    small = LowLevelConfig(task=TaskConfig(goal=goal, control="torque"))
+    return replace(at_rate(small, 100.0), preset="paper", hidden=(2048, 1024, 512), steps=100_000_000)
+
+
+def at_rate(config: LowLevelConfig, hz: float) -> LowLevelConfig:
+    """Return a recipe for another control rate with the same durations in seconds.
+
+    Horizon, discount, its decay and the look-ahead of the command are numbers per control step; kept as they are, a
+    policy at twice the rate would look half as far ahead.
+    """
+    factor = hz / config.task.hz
+    ppo = replace(
+        config.ppo,
+        horizon=max(1, round(config.ppo.horizon * factor)),
+        minibatch=max(1, round(config.ppo.minibatch * factor)),
+        gamma=config.ppo.gamma ** (1.0 / factor),
+        gae_lambda=config.ppo.gae_lambda ** (1.0 / factor),
+    )
+    ahead = tuple(max(1, round(frames * factor)) for frames in config.task.ahead)
+    return replace(config, ppo=ppo, task=replace(config.task, hz=hz, ahead=ahead))
 
 
 def on_many_worlds(config: LowLevelConfig) -> LowLevelConfig:
@@ -205,11 +223,11 @@ def resolve_config(flags: LowLevelFlags) -> LowLevelConfig:
         raise UserError(f"--goal {flags.goal} needs the codes of an autoencoder: give --vae RUN")
     _check_companions(flags)
     base = preset_config(flags.preset, flags.goal)
+    base = at_rate(base, flags.hz or base.task.hz)
     base = base if flags.backend == "cpu" else on_many_worlds(base)
     variation = Randomisation.preset(flags.randomise)
     task = replace(
         base.task,
-        hz=flags.hz or base.task.hz,
         control=flags.control or base.task.control,
         reward=flags.reward,
         randomisation=variation if flags.push is None else replace(variation, push_speed=flags.push),
