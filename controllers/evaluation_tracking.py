@@ -46,7 +46,8 @@ _NOTES = {
     True: "The codes say nothing about place: reward, terminations and success_rate_keypoint move the reference under "
     "the robot (x, y, heading), and the local error does. success_rate_keypoint_world, keypoint_error_global_mm, "
     "root_drift_m and heading_drift_rad compare with the library in the world, so they hold the drift that nothing "
-    "corrects: a policy that turns the wrong way shows there and nowhere else.",
+    "corrects: a policy that turns the wrong way shows there and nowhere else, and one that does so on the spot only "
+    "in heading_drift_rad, since its key points stay within 0.5 m.",
     False: "All errors are against the library in the world; local ones after moving it to the robot's root.",
 }
 _LENGTHS = (

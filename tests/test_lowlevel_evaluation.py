@@ -382,6 +382,20 @@ def test_turning_the_wrong_way_fails_in_the_world_and_not_under_the_robot(replay
     assert score(command=blind(library), goal="latent")["success_rate_keypoint_world"] == 1.0
 
 
+def test_turning_the_wrong_way_on_the_spot_shows_in_the_heading_alone(replay):
+    def turned(qpos, qvel):
+        qpos[:, 5:7] *= -1.0
+        qvel[:, 5] *= -1.0
+        return qpos, qvel
+
+    library = library_of(moving(turn=1.5, frames=101))
+    replay(turned)
+    report = measured(library, seconds=1.0, starts=(0,), command=blind(library), goal="latent")
+    assert report["success_rate_keypoint_world"] == 1.0 and report["root_drift_m"] == 0.0
+    assert report["heading_drift_rad"] == pytest.approx(3.0)  # 1.5 rad each way after one second
+    assert "heading_drift_rad" in report["errors"]
+
+
 @pytest.mark.parametrize(
     ("robot", "reference", "expected"),
     [(3.0, -3.0, 2 * np.pi - 6.0), (-3.0, 3.0, 2 * np.pi - 6.0), (0.4, 0.1, 0.3), (0.0, np.pi, np.pi)],
