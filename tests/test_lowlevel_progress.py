@@ -205,6 +205,17 @@ def test_flags_that_would_do_nothing_are_refused(given, match):
         resolve_config(LowLevelFlags(**given))
 
 
+@pytest.mark.parametrize("flags", [LowLevelFlags(hz=100.0), LowLevelFlags(preset="paper")])
+def test_another_rate_keeps_all_durations(flags):
+    slow, fast = resolve_config(LowLevelFlags()), resolve_config(flags)
+    assert fast.task.hz == 100.0 and fast.task.ahead == (2, 16)
+    assert fast.ppo.horizon / fast.task.hz == slow.ppo.horizon / slow.task.hz
+    # A reward a second ahead counts as much at either rate.
+    assert fast.ppo.gamma**100 == pytest.approx(slow.ppo.gamma**50, rel=1e-12)
+    assert fast.ppo.gae_lambda**100 == pytest.approx(slow.ppo.gae_lambda**50, rel=1e-12)
+    assert resolve_config(LowLevelFlags(hz=100.0, set=("horizon=8",))).ppo.horizon == 8
+
+
 def updates(precision):
     """One PPO update in one precision: change of the actor's weights and the statistics."""
     task = benchmark_task(50.0)
