@@ -133,7 +133,7 @@ def test_the_reference_becomes_our_task():
         data.qpos[:] = library.qpos[frame]
         mujoco.mj_kinematics(model, data)
         sites = [data.site(name).xpos for name in ROBOT.sites]
-        np.testing.assert_allclose(library.sites[frame], sites, atol=1e-9)
+        np.testing.assert_allclose(library.sites[frame], sites, atol=1e-6)
     meshes = [
         i for i in range(model.ngeom) if model.geom_contype[i] and model.geom_type[i] == mujoco.mjtGeom.mjGEOM_MESH
     ]
