@@ -181,6 +181,36 @@ def test_recipe_for_many_worlds_can_be_changed_by_name():
     assert resolve_config(LowLevelFlags()).ppo == PPOConfig()
 
 
+def test_simulation_and_exploration_of_every_process_draw_their_own_numbers(small, tmp_path, monkeypatch):
+    training = pytest.importorskip("motionlex.controllers.warp_training", reason=MISSING)
+    first = {}
+    for rank in (0, 1):
+        monkeypatch.setattr(training.distributed, "rank", lambda rank=rank: rank)
+        _, trainer, _ = training._prepare(resolve_config(flags(tmp_path / "run")), "cpu", None)
+        with torch.random.fork_rng(devices=[]):
+            trainer.start_randomness()
+            first[f"exploration {rank}"] = torch.randn(1).item()
+        generator = torch.Generator().manual_seed(trainer.env.generator.initial_seed())
+        first[f"environment {rank}"] = torch.randn(1, generator=generator).item()
+    assert len(set(first.values())) == 4
+
+
+@pytest.mark.parametrize("changes", [{"minibatch": 1}, {"worlds": 1, "horizon": 1, "minibatch": 8}])
+def test_mini_batches_without_spread_are_refused(small, tmp_path, monkeypatch, changes):
+    pytest.importorskip("motionlex.controllers.warp_training", reason=MISSING)
+    given = flags(tmp_path / "run", set=tuple(f"{n}={v}" for n, v in changes.items() if n != "worlds"))
+    with pytest.raises(UserError, match="leaves less than two to each of 1 process"):
+        train_low_level(replace(given, worlds=changes.get("worlds")))
+    assert not list(tmp_path.iterdir())
+
+
+def test_resume_refuses_another_backend_or_size(tmp_path, small):
+    pytest.importorskip("motionlex.controllers.warp_training", reason=MISSING)
+    train_low_level(flags(tmp_path / "run", steps=48))
+    with pytest.raises(UserError, match="--worlds is fixed when a run is created"):
+        train_low_level(LowLevelFlags(resume=tmp_path / "run", steps=96, worlds=12, threads=1))
+
+
 def test_missing_packages_are_named(tmp_path, monkeypatch, small):
     real = builtins.__import__
 
