@@ -108,9 +108,10 @@ class LowLevelFlags:
     checkpoint_s: float = 180.0
     """Seconds between two checkpoints."""
     evaluate_every: int | None = None
-    """Control steps between two scores of the policy without noise; None: 150,000 with --target-success, else none."""
+    """Control steps between two scores of the policy without noise, 0 for none; None: as the run to resume has it, else
+    150,000 with --target-success."""
     target_success: float | None = None
-    """Stop once this success rate is reached in three scores in a row; None trains for all --steps."""
+    """Stop once this success rate is reached in three scores in a row; None trains for all --steps (or as the run to resume)."""
     set: tuple[str, ...] = ()
     """Settings of the preset to change, e.g. --set horizon=16 residual_scale=0.2 weights.joint=0.3."""
     evaluate: bool = True

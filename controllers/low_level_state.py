@@ -118,7 +118,7 @@ class RunCallback(BaseCallback):
         self.metrics: dict[str, float] = {}
         self.scores: list[dict[str, float]] = list(meta.get("scores", ()))
         """Every score with its ``steps`` and ``seconds`` (of all sessions, imitation included)."""
-        self._earlier = float(meta.get("seconds", 0.0))
+        self._earlier = float(meta.get("seconds", meta.get("seconds_this_session", 0.0)))  # older runs have the latter
         self._lengths: deque[float] = deque(maxlen=1000)
         self._returns: deque[float] = deque(maxlen=1000)
         self._lost: deque[bool] = deque(maxlen=1000)
