@@ -111,7 +111,7 @@ class LowLevelFlags:
     """Control steps between two scores of the policy without noise, 0 for none; None: as the run to resume has it, else
     150,000 with --target-success."""
     target_success: float | None = None
-    """Stop once this success rate is reached in three scores in a row; None: as the run to resume has it, else never."""
+    """Stop once this success rate is reached in three scores in a row; None: as the resumed run has it, else never."""
     set: tuple[str, ...] = ()
     """Settings of the preset to change, e.g. --set horizon=16 residual_scale=0.2 weights.joint=0.3."""
     evaluate: bool = True
