@@ -32,3 +32,10 @@ def evaluate_policy(task: TrackingTask, policy: LowLevelPolicy, config: LowLevel
         repeats=repeats,
         noise=repeats > 1,
     )
+
+
+def final_figures(report: Report) -> dict[str, float]:
+    """Return what a run tells of its evaluation: plain numbers; clips, categories and notes stay in evaluate-stack."""
+    left_out = ("hz", "seconds")  # settings, and the run has seconds of its own
+    numbers = {name: value for name, value in report.items() if isinstance(value, int | float)}
+    return {name: float(value) for name, value in numbers.items() if name not in left_out and value is not None}

@@ -15,7 +15,7 @@ import torch
 from motionlex.controllers.generated_library import load_generated
 from motionlex.controllers.low_level_config import LowLevelConfig, LowLevelFlags, resolve_config
 from motionlex.controllers.low_level_resume import check_inputs, progress_plan, resumed
-from motionlex.controllers.low_level_scores import evaluate_policy, score_policy
+from motionlex.controllers.low_level_scores import evaluate_policy, final_figures, score_policy
 from motionlex.controllers.low_level_seeds import torch_seed_of
 from motionlex.controllers.low_level_setup import build_policy, build_task, input_digests, load_library
 from motionlex.controllers.low_level_state import Progress, RunCallback
@@ -188,7 +188,7 @@ def _run(
     metrics: dict[str, PlainValue] = dict(callback.metrics)
     if flags.evaluate and distributed.rank() == 0:
         report = evaluate_policy(task, network.cpu(), config, threads)
-        metrics |= {name: value for name, value in report.items() if name not in ("clips", "hz")}
+        metrics |= final_figures(report)
         write_json(folder / "evaluation.json", finite(metrics))
     return {
         "run": str(folder),

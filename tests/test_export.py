@@ -220,12 +220,16 @@ def test_the_card_says_what_motors_need():
         np.stack((card["joint_lower"], card["joint_upper"]), axis=1), compiled.jnt_range[1:], rtol=1e-6
     )
     assert len(card["default_pose"]) == 19
-    assert (card["hz"], card["goal"], card["control"], card["robot"]) == (50.0, "decoded", "pd", "h1")
-    assert (card["action_limit"], card["action_scale"], card["command_ahead"]) == (4.0, 0.3, [1, 8])
-    assert card["source"] == {"commit": "abc"} and card["codes"] is None and "action_scale * action" in model.doc_string
+    assert (card["hz"], card["goal"], card["control"], card["robot"]) == (50.0, "latent", "pd", "h1")
+    assert (card["action_limit"], card["action_scale"]) == (4.0, 0.75)
+    assert (
+        card["source"] == {"commit": "abc"}
+        and card["codes"] is not None
+        and "action_scale * action" in model.doc_string
+    )
     for text in (card["control_law"], *card["how_to"]):
         assert isinstance(text, str) and text
-    wanted = {"observation": ["batch", 151], "action": ["batch", 19], "target": ["batch", 19]}
+    wanted = {"codes": ["batch", 64], "observation": ["batch", 64], "action": ["batch", 19], "target": ["batch", 19]}
     shapes = {
         value.name: [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim]
         for value in (*model.graph.input, *model.graph.output)

@@ -234,6 +234,9 @@ def test_result_and_run_folder(tmp_path, small):
         assert key in result
     names = {path.name for path in (tmp_path / "run").iterdir()}
     assert {"config.json", "meta.json", "weights.safetensors", "policy.json", "training_state.pt"} <= names
+    # The run's own time, not the length of the rollouts that evaluate it.
+    assert result["seconds"] / 256 == pytest.approx(result["seconds_per_step"])
+    assert all(isinstance(value, str | int | float) for value in result.values())
     assert low_level_setup.load_low_level_config(tmp_path / "run").steps == 256
 
 
