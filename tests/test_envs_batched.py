@@ -153,6 +153,9 @@ def test_a_world_that_blows_up_restarts_alone_and_is_reported_now_and_then(task,
 
 def test_a_blow_up_leaves_no_file_and_no_line_on_the_terminal(task, tmp_path, monkeypatch, capfd, caplog):
     monkeypatch.chdir(tmp_path)
+    # A command that ran before in this process logs to a stderr that pytest has closed since.
+    kept = [handler for handler in logging.root.handlers if isinstance(handler, type(caplog.handler))]
+    monkeypatch.setattr(logging.root, "handlers", kept)
     for threads in (1, 2):
         env = BatchedTracking(task, worlds=9, threads=threads, generator=np.random.default_rng(0))
         env.reset()
