@@ -221,8 +221,10 @@ def _run(
         meta = {**meta, "seconds": _imitate(config, model, folder, flags.checkpoint_s)}
     progress, meta = progress_plan(flags, config, meta)
 
+    together = min(threads * model.ranks, available_cores())  # the other ranks wait meanwhile
+
     def score(trained: TrackingPPO) -> dict[str, float]:
-        return score_policy(trained.env.task, trained.policy.network, config, threads)
+        return score_policy(trained.env.task, trained.policy.network, config, together)
 
     callback = RunCallback(folder, meta, progress, score)
     left = -(-(config.steps - done) // model.ranks)
@@ -231,7 +233,7 @@ def _run(
     steps = model.steps
     metrics: dict[str, PlainValue] = dict(callback.metrics)
     if flags.evaluate and distributed.rank() == 0:
-        report = evaluate_policy(model.env.task, model.policy.network, config, threads)
+        report = evaluate_policy(model.env.task, model.policy.network, config, together)
         metrics |= final_figures(report)
         write_json(folder / "evaluation.json", finite(metrics))
     return {

@@ -207,6 +207,7 @@ def on_many_worlds(config: LowLevelConfig) -> LowLevelConfig:
         minibatch=24_576,
         actor_rate=1e-3,
         target_kl=0.01,
+        minimum_kl=0.01,
         rate_bounds=(1e-5, 1e-2),
     )
     return replace(config, backend="warp", ppo=ppo, steps=max(config.steps, 100_000_000))

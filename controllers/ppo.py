@@ -31,13 +31,13 @@ Precision = Literal["auto", "float32", "bf16"]
 class PPOConfig:
     """Hyper-parameters."""
 
-    worlds: int = 256
+    worlds: int = 512
     """Robots simulated at once."""
     horizon: int = 16
     """Control steps per robot between updates."""
-    epochs: int = 3
+    epochs: int = 5
     """Passes over the collected steps."""
-    minibatch: int = 1024
+    minibatch: int = 2048
     """Steps per gradient."""
     gamma: float = 0.97
     """Discount per control step."""
@@ -53,13 +53,16 @@ class PPOConfig:
     """Initial learning rate of the actor."""
     critic_rate: float = 1e-3
     """Learning rate of the critic, constant."""
-    target_kl: float = 0.03
-    """KL divergence [nat] per update that the actor's learning rate is steered to."""
-    rate_bounds: tuple[float, float] = (3e-5, 1e-3)
+    target_kl: float = 0.06
+    """KL divergence [nat] per update that the actor's learning rate is steered to while every episode fails; it
+    shrinks with the share of the failures."""
+    minimum_kl: float = 0.01
+    """Where that shrinking ends [nat]; as large as target_kl, it keeps the divergence constant."""
+    rate_bounds: tuple[float, float] = (1e-5, 5e-4)
     """Range of the actor's learning rate."""
     minimum_std: float = 0.05
     """Smallest standard deviation of an action."""
-    initial_std: float = 0.3
+    initial_std: float = 0.5
     """Standard deviation of the actions at the start."""
     precision: Precision = "auto"
     """Arithmetic of the networks' matrix products in the update (auto: bf16 where the processor multiplies it natively,
@@ -68,15 +71,26 @@ class PPOConfig:
     def __post_init__(self) -> None:
         for name in ("worlds", "horizon", "epochs", "minibatch", "max_gradient", "actor_rate", "critic_rate"):
             check_number(name, getattr(self, name), above=0)
-        for name in ("target_kl", "minimum_std", "initial_std", "clip"):
+        for name in ("target_kl", "minimum_kl", "minimum_std", "initial_std", "clip"):
             check_number(name, getattr(self, name), above=0)
         check_number("entropy", self.entropy, at_least=0)
         for name in ("gamma", "gae_lambda"):
             check_number(name, getattr(self, name), at_least=0, at_most=1)
         if not (len(self.rate_bounds) == 2 and 0.0 < self.rate_bounds[0] <= self.rate_bounds[1]):
             raise UserError(f"rate_bounds must be two rising positive rates, got {self.rate_bounds}")
+        if self.minimum_kl > self.target_kl:
+            raise UserError(
+                f"minimum_kl is {self.minimum_kl}, above target_kl = {self.target_kl}: give --set minimum_kl=... too"
+            )
         if self.precision not in get_args(Precision):
             raise unknown_name("precision", self.precision, get_args(Precision), "PPOConfig")
+
+    def kl_target(self, failing: float) -> float:
+        """Return the KL divergence [nat] to steer to while a share of the episodes fails.
+
+        A policy that falls everywhere gains from large steps; one that rarely falls loses what it has to them.
+        """
+        return max(self.minimum_kl, self.target_kl * failing)
 
     def minibatch_of(self, ranks: int) -> int:
         """Return how many steps of a mini-batch each of several processes takes.
@@ -226,7 +240,8 @@ class TrackingPPO(PPO):
 
     def train(self) -> None:
         """Update the policy on the collected steps, then fold them into the normaliser."""
-        buffer, recipe = self.rollout_buffer, self.recipe
+        buffer, recipe, sampler = self.rollout_buffer, self.recipe, self.env.sampler
+        target_kl = recipe.kl_target(sampler.failing_share(self.env.task.config.episode_s))
         self.policy.set_training_mode(True)
         observations = self._flat(buffer.observations)
         columns = [self._flat(x) for x in (buffer.actions, buffer.log_probs, buffer.advantages, buffer.returns)]
@@ -238,12 +253,11 @@ class TrackingPPO(PPO):
             for rows in parts:
                 rates += self._update(observations[rows], *(column[rows] for column in columns))
             totals = (distributed.synchronised_sum(rates) / (self.ranks * len(parts))).numpy()
-            if totals[0] > 4.0 * recipe.target_kl and epoch < recipe.epochs - 1:
+            if totals[0] > 4.0 * target_kl and epoch < recipe.epochs - 1:
                 break
         self._n_updates += recipe.epochs
         if self._n_updates > self.critic_first * recipe.epochs:
-            self.actor_rate = adapted_rate(self.actor_rate, totals[0], recipe.target_kl, recipe.rate_bounds)
-        sampler = self.env.sampler
+            self.actor_rate = adapted_rate(self.actor_rate, totals[0], target_kl, recipe.rate_bounds)
         sampler.failure = distributed.synchronised_sum(torch.from_numpy(sampler.failure)).numpy() / self.ranks
         self.policy.network.update_normaliser(observations)
         residual = buffer.returns - buffer.values

@@ -23,19 +23,42 @@ def tracking_errors(
     return height, angle, distance
 
 
+def planar_pose(qpos: Float[Array, "env coordinate"]) -> Float[Array, "env 3"]:
+    """Return x, y [m] and heading [rad] of the root."""
+    return namespace(qpos).concat((qpos[:, :2], quaternion.yaw(qpos[:, 3:7])[:, None]), axis=1)
+
+
+def carry(
+    pose: Float[Array, "env 3"], before: Float[Array, "env 3"], after: Float[Array, "env 3"]
+) -> Float[Array, "env 3"]:
+    """Move a planar pose as a reference moves from one pose to another, each step seen from its own heading."""
+    xp = namespace(pose)
+    turn = pose[:, 2] - before[:, 2]
+    cosine, sine = xp.cos(turn), xp.sin(turn)
+    x, y = after[:, 0] - before[:, 0], after[:, 1] - before[:, 1]
+    moved = xp.stack((cosine * x - sine * y, sine * x + cosine * y, after[:, 2] - before[:, 2]), axis=1)
+    return pose + moved
+
+
+def approach(pose: Float[Array, "env 3"], target: Float[Array, "env 3"], share: float) -> Float[Array, "env 3"]:
+    """Move a planar pose a share of the way to another, the shorter way round."""
+    xp = namespace(pose)
+    gap = target - pose
+    angle = xp.atan2(xp.sin(gap[:, 2:]), xp.cos(gap[:, 2:]))
+    return pose + share * xp.concat((gap[:, :2], angle), axis=1)
+
+
 def move_under(reference: BodyState, qpos: Float[Array, "env coordinate"]) -> BodyState:
     """Move the reference to the robot's x, y and heading; height, tilt and motion stay."""
-    return shift(reference, reference.qpos, qpos)
+    return shift(reference, planar_pose(reference.qpos), planar_pose(qpos))
 
 
-def shift(
-    reference: BodyState, anchor: Float[Array, "env coordinate"], target: Float[Array, "env coordinate"]
-) -> BodyState:
-    """Apply to ``reference`` the planar motion that takes the anchor's place and heading to the target's."""
+def shift(reference: BodyState, anchor: Float[Array, "env 3"], target: Float[Array, "env 3"]) -> BodyState:
+    """Apply to ``reference`` the planar motion that takes one planar pose to another."""
     xp = namespace(target)
-    turn = quaternion.from_yaw(quaternion.yaw(target[:, 3:7]) - quaternion.yaw(anchor[:, 3:7]))
+    turn = quaternion.from_yaw(target[:, 2] - anchor[:, 2])
     matrix = quaternion.to_matrix(turn)
-    level = xp.zeros_like(target[:, 2:3])
+    level = xp.zeros_like(target[:, :1])
     offset = xp.concat((target[:, :2], level), axis=1)
     origin = xp.concat((anchor[:, :2], level), axis=1)
 

@@ -237,6 +237,7 @@ class BatchedTracking(SharedVecEnv):
             "start": episodes.start.copy(),
             "variant": episodes.variant.copy(),
             "last_action": episodes.last_action.copy(),
+            "place": episodes.place.copy(),
             "steps": self.steps.copy(),
             "returns": self.returns.copy(),
             "failure": self.sampler.failure.copy(),
@@ -252,6 +253,7 @@ class BatchedTracking(SharedVecEnv):
             start=arrays["start"].copy(),
             variant=arrays["variant"].copy(),
             last_action=arrays["last_action"].copy(),
+            place=arrays["place"].copy(),
         )
         self.steps, self.returns = arrays["steps"].copy(), arrays["returns"].copy()
         self.sampler.failure = arrays["failure"].copy()

@@ -172,12 +172,19 @@ def reference_command(library: MotionLibrary, ahead: Sequence[int]) -> CommandSo
     return CommandSource(qpos=library.qpos, qvel=library.qvel, rows=np.minimum(frames, library.last_frame[:, None]))
 
 
+_LOOK_AHEAD = 3
+"""Bins after its own that count for a bin's weight."""
+_DECAY = 0.8
+"""How much less each of them counts than the one before it."""
+
+
 class StartSampler:
     """Start frames, more often shortly before where the policy fails.
 
     The library is cut into bins of 0.5 s. Each keeps a moving average of failure: a finished episode writes 0 to the
-    bins it passed and 1 to the bin in which it was terminated. A bin's weight is its own average plus half the next
-    bin's, and a share of the starts stays uniform over all frames. Bins never cross the ends of a run. Where a library
+    bins it passed and 1 to the bin in which it was terminated. A bin's weight is its own average plus those of the bins
+    of the next 1.5 s, each 0.8 of the one before: a fall begins a second or more before the reference counts as lost.
+    A share of the starts stays uniform over all frames. Bins never cross the ends of a run. Where a library
     has several groups of runs, each group gets its share of the starts, however it fares.
     """
 
@@ -206,7 +213,7 @@ class StartSampler:
             value if isinstance(library.qpos, np.ndarray) else torch.as_tensor(value, device=library.qpos.device)
             for value in (starts, size, joined.astype(float), uniform_share * size / size.sum(), np.ones(len(edges)))
         )
-        self._uniform_share, self._rate = uniform_share, rate
+        self._uniform_share, self._rate, self._bin_s = uniform_share, rate, width / library.hz
         self._groups = _memberships(library, starts) if len(library.group_shares) > 1 else None
 
     def sample(self, draw: Float[Array, "2 env"]) -> Int[Array, " env"]:
@@ -216,8 +223,10 @@ class StartSampler:
             draw: Uniform numbers in [0, 1), two per start.
         """
         xp = namespace(self.failure)
-        after = xp.concat((self.failure[1:], xp.zeros_like(self.failure[:1]))) * self._joined
-        weight = self.failure + 0.5 * after + 1e-9
+        weight = self.failure + 1e-9
+        for _ in range(_LOOK_AHEAD):  # each round looks one bin further
+            after = xp.concat((weight[1:], xp.zeros_like(weight[:1]))) * self._joined
+            weight = self.failure + _DECAY * after + 1e-9
         share = (1.0 - self._uniform_share) * weight / weight.sum() + self._floor
         if self._groups is not None:
             member, wanted = self._groups
@@ -244,6 +253,10 @@ class StartSampler:
         lost = xp.bincount(last[failed], minlength=bins + 1)[:bins]
         kept = (1.0 - self._rate) ** passed
         self.failure = kept * self.failure + (1.0 - kept) * lost / xp.where(passed > 0, passed, 1)
+
+    def failing_share(self, episode_s: float) -> float:
+        """Return the share of episodes of a duration that end early if every bin fails as often as the mean bin."""
+        return 1.0 - (1.0 - float(self.failure.mean())) ** (episode_s / self._bin_s)
 
 
 def _memberships(

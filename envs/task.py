@@ -5,6 +5,7 @@ The arrays are those of the motion library: numpy's, or torch's on any device (`
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +15,7 @@ from motionlex.data import quaternion
 from motionlex.data.arrays import Array, clamp, columns, like, namespace, single
 from motionlex.data.errors import UserError
 from motionlex.data.robots import Robot
-from motionlex.envs.alignment import move_under, shift, tracking_errors
+from motionlex.envs.alignment import approach, carry, move_under, planar_pose, shift, tracking_errors
 from motionlex.envs.beyond_mimic import beyond_mimic_reward
 from motionlex.envs.mimic_reward import loco_mujoco_reward
 from motionlex.envs.observations import latent_observation, tracking_observation
@@ -37,12 +38,15 @@ class Episodes:
     """Which of the command's variants is shown."""
     last_action: Float[Array, "env action"]
     """Action of the step before, zero at the start."""
+    place: Float[Array, "env 3"]
+    """Goal latent: x, y [m] and heading [rad] of the reference as reward and critic see it."""
 
     @classmethod
     def empty(cls, count: int, actions: int) -> Episodes:
         """Make numpy bookkeeping for ``count`` robots."""
         frames = np.zeros(count, dtype=np.int64)
-        return cls(frame=frames, start=frames.copy(), variant=frames.copy(), last_action=np.zeros((count, actions)))
+        still, place = np.zeros((count, actions)), np.zeros((count, 3))
+        return cls(frame=frames, start=frames.copy(), variant=frames.copy(), last_action=still, place=place)
 
     def rows(self, rows: Int[Array, " row"]) -> Episodes:
         """Return a copy of some rows."""
@@ -51,6 +55,7 @@ class Episodes:
             start=self.start[rows],
             variant=self.variant[rows],
             last_action=self.last_action[rows],
+            place=self.place[rows],
         )
 
 
@@ -103,6 +108,7 @@ class TrackingTask:
         self.torso_joint = robot.joint_names.index("back_bkz") if "back_bkz" in robot.joint_names else 0
         self.end_effectors = tuple(i for i, name in enumerate(robot.sites) if "foot" in name or "hand" in name)
         self.episode_steps = round(config.episode_s * config.hz)
+        self._following = 1.0 - math.exp(-1.0 / (config.hold_s * config.hz)) if config.hold_s > 0.0 else 1.0
         self._last = library.last_frame
         self._default_pose, self._torque_limit, self._stiffness, self._damping, self._lower, self._upper = (
             like(library.qpos, constant)
@@ -123,7 +129,9 @@ class TrackingTask:
         xp = namespace(self.library.qpos)
         frame = xp.zeros_like(self.library.run_of[:1])
         still = xp.zeros_like(self.library.qpos[:1, : self.actions])
-        return Episodes(frame=frame, start=xp.zeros_like(frame), variant=xp.zeros_like(frame), last_action=still)
+        start, variant = xp.zeros_like(frame), xp.zeros_like(frame)
+        place = planar_pose(self.library.qpos[:1])
+        return Episodes(frame=frame, start=start, variant=variant, last_action=still, place=place)
 
     @property
     def action_limit(self) -> float:
@@ -147,7 +155,10 @@ class TrackingTask:
         episodes.start[rows] = frames
         episodes.variant[rows] = variants
         episodes.last_action[rows] = 0.0
-        return self.library.qpos[frames], self.library.qvel[frames]
+        qpos = self.library.qpos[frames]
+        if self.root_relative:
+            episodes.place[rows] = planar_pose(qpos)
+        return qpos, self.library.qvel[frames]
 
     @property
     def start_draws(self) -> int:
@@ -233,11 +244,14 @@ class TrackingTask:
         bad = diverged(qpos, qvel)
         if not isinstance(bad, np.ndarray) or bad.any():  # on a GPU the question would cost more than the answer
             _overwrite(qpos, qvel, library.at(episodes.frame), bad)
+        if self.root_relative:
+            self._place(episodes, qpos)
         episodes.frame += 1
         qpos, qvel = columns(qpos), columns(qvel)
+        reference = library.at(episodes.frame)
         step = Transition(
             state=self.state(qpos, qvel),
-            reference=self.reference(episodes.frame, qpos),
+            reference=self._at_place(reference, episodes),
             action=action,
             last_action=episodes.last_action,
             torque=self.torque_share(ctrl, qpos, qvel, parameters),
@@ -246,7 +260,8 @@ class TrackingTask:
             end_effectors=self.end_effectors,
         )
         reward = self.reward(step)
-        terminated = lost(*tracking_errors(step.state, step.reference), self.config.limits) | bad
+        near = move_under(reference, qpos) if self.root_relative else reference
+        terminated = lost(*tracking_errors(step.state, near), self.config.limits) | bad
         last = library.run_last[library.run_of[episodes.frame]]
         over = (episodes.frame - episodes.start >= self.episode_steps) | (episodes.frame >= last)
         episodes.last_action = xp.asarray(action, copy=True)
@@ -266,6 +281,18 @@ class TrackingTask:
         """Return the reference at some frames; for goal latent moved under the robot (x, y and heading)."""
         reference = self.library.at(frame)
         return move_under(reference, qpos) if self.root_relative else reference
+
+    def _place(self, episodes: Episodes, qpos: Float[Array, "env coordinate"]) -> None:
+        """Move the place of the reference on by its own step, and a little towards the robot that took that step."""
+        motion, frame = self.library.qpos, episodes.frame
+        moved = carry(episodes.place, planar_pose(motion[frame]), planar_pose(motion[frame + 1]))
+        episodes.place[:] = approach(moved, planar_pose(qpos), self._following)
+
+    def _at_place(self, reference: BodyState, episodes: Episodes) -> BodyState:
+        """Return the reference where the reward has it: as the library has it, or for goal latent at its place."""
+        if not self.root_relative:
+            return reference
+        return shift(reference, planar_pose(reference.qpos), episodes.place)
 
     def reward(self, step: Transition) -> Float[Array, " env"]:
         """Return the configured reward."""
@@ -288,7 +315,7 @@ class TrackingTask:
         privileged: bool = True,
     ) -> Float[Array, "env feature"]:
         """Return observations; with ``privileged`` and goal latent, the reference follows for the critic."""
-        frame, action = episodes.frame, episodes.last_action
+        action = episodes.last_action
         qpos, qvel = columns(qpos), columns(qvel)
         if self.config.goal != "latent":
             command = self.command
@@ -299,7 +326,7 @@ class TrackingTask:
         seen = latent_observation(qpos, qvel, action, codes, phase, self.torso_joint)
         if not (privileged and self.config.privileged_critic):
             return seen
-        return namespace(qpos).concat((seen, self._privileged(qpos, qvel, frame, action)), axis=1)
+        return namespace(qpos).concat((seen, self._privileged(qpos, qvel, episodes)), axis=1)
 
     def codes_at(self, episodes: Episodes) -> tuple[Int[Array, "env token"], Float[Array, " env"]]:
         """Return codes and phase that are shown now."""
@@ -308,18 +335,14 @@ class TrackingTask:
         return command.codes[episodes.variant, command.segment[frame]], command.phase[frame]
 
     def _privileged(
-        self,
-        qpos: Float[Array, "env coordinate"],
-        qvel: Float[Array, "env velocity"],
-        frame: Int[Array, " env"],
-        action: Float[Array, "env action"],
+        self, qpos: Float[Array, "env coordinate"], qvel: Float[Array, "env velocity"], episodes: Episodes
     ) -> Float[Array, "env feature"]:
-        """Observation of the reference moved under the robot: one shift for all frames ahead, taken at the present."""
-        xp, library = namespace(qpos), self.library
-        now, last = library.at(frame), self._last[frame]
-        goals = [shift(library.at(xp.minimum(frame + ahead, last)), now.qpos, qpos) for ahead in self.config.ahead]
+        """Observation of the reference at its place: one shift for all frames ahead, taken at the present."""
+        xp, library, frame = namespace(qpos), self.library, episodes.frame
+        now, last = planar_pose(library.qpos[frame]), self._last[frame]
+        goals = [shift(library.at(xp.minimum(frame + ahead, last)), now, episodes.place) for ahead in self.config.ahead]
         goal_qpos, goal_qvel = xp.stack([g.qpos for g in goals], axis=1), xp.stack([g.qvel for g in goals], axis=1)
-        return tracking_observation(qpos, qvel, action, goal_qpos, goal_qvel)
+        return tracking_observation(qpos, qvel, episodes.last_action, goal_qpos, goal_qvel)
 
     def _command_rows(self, episodes: Episodes) -> Int[Array, "env ahead"]:
         command = self.command

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from motionlex.data.errors import UserError
+from motionlex.data.errors import UserError, check_number
 from motionlex.envs.randomisation import Randomisation, upgraded_task
 from motionlex.envs.rewards import DeepMimicWeights
 from motionlex.envs.terminations import TerminationLimits
@@ -67,6 +67,9 @@ class TaskConfig:
     """Weights of the deepmimic reward; its ``scale`` multiplies every reward."""
     randomisation: Randomisation = field(default_factory=Randomisation)
     """What differs from episode to episode: robot, floor, delay, sensors, kicks; nothing by default."""
+    hold_s: float = 2.0
+    """Goal latent: time in which the reference, as the reward has it, follows the robot's place and heading [s]: drift
+    costs, though codes say nothing about the place in the world; 0 keeps the reference under the robot."""
     privileged_critic: bool = True
     """With goal latent, append the reference observation for the critic alone."""
 
@@ -74,6 +77,7 @@ class TaskConfig:
         for name in ("hz", "timestep", "iterations", "ls_iterations", "action_limit", "episode_s"):
             if not getattr(self, name) > 0:
                 raise UserError(f"{name} must be positive, got {getattr(self, name)}")
+        check_number("hold_s", self.hold_s, at_least=0)
 
     @staticmethod
     def upgraded(values: Mapping[str, object]) -> dict[str, object]:

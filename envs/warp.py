@@ -186,6 +186,7 @@ class WarpTracking(VecEnv):
             "start": episodes.start,
             "variant": episodes.variant,
             "last_action": episodes.last_action,
+            "place": episodes.place,
             "steps": self.episode_length_buf,
             "returns": self.returns,
             "failure": self._failure,
@@ -197,7 +198,8 @@ class WarpTracking(VecEnv):
     def _bookkeeping(self) -> Episodes:
         frame = torch.zeros(len(self.physics.qpos), dtype=torch.int64, device=self.device)
         still = torch.zeros((len(frame), self.task.actions), dtype=self.physics.qpos.dtype, device=self.device)
-        return Episodes(frame=frame, start=frame.clone(), variant=frame.clone(), last_action=still)
+        place = still.new_zeros((len(frame), 3))
+        return Episodes(frame=frame, start=frame.clone(), variant=frame.clone(), last_action=still, place=place)
 
     def _note_ends(self, done: Bool[Tensor, " env"], terminated: Bool[Tensor, " env"]) -> None:
         """Collect finished episodes and hand them to the sampler now and then: that needs their number on the host."""
@@ -232,7 +234,7 @@ class WarpTracking(VecEnv):
         qpos, qvel = task.perturb(qpos, qvel, noise)
         old, new = self.episodes, self._fresh
         for mine, fresh in (
-            *((self.qpos, qpos), (self.qvel, qvel), (old.last_action, new.last_action)),
+            *((self.qpos, qpos), (self.qvel, qvel), (old.last_action, new.last_action), (old.place, new.place)),
             *((old.frame, new.frame), (old.start, new.start), (old.variant, new.variant)),
         ):
             state = torch.as_tensor(mine)

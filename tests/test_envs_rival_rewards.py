@@ -326,7 +326,8 @@ def test_the_task_hands_out_the_rewards_for_both_kinds_of_arrays(name, most):
         kind = np.asarray if library is base.library else torch.tensor
         still = kind(np.zeros((2, 19)))
         zero = kind(np.zeros(2, dtype=np.int64))
-        episodes = Episodes(frame=kind(frames.copy()), start=kind(frames), variant=zero, last_action=still)
+        place = kind(np.zeros((2, 3)))
+        episodes = Episodes(frame=kind(frames.copy()), start=kind(frames), variant=zero, last_action=still, place=place)
         qpos, qvel = base.library.qpos[frames + 1], base.library.qvel[frames + 1]
         qpos[:, 7:] += off
         result = task.advance(episodes, kind(qpos), kind(qvel), still, kind(qpos[:, 7:]))

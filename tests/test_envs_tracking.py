@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
+from motionlex.data import quaternion
 from motionlex.data.clip import MotionClip
 from motionlex.data.errors import UserError
 from motionlex.data.robots import get_robot
+from motionlex.envs.alignment import approach, carry, move_under
 from motionlex.envs.batched import BatchedTracking
 from motionlex.envs.benchmark import benchmark_task
 from motionlex.envs.reference import CommandSource, MotionLibrary, StartSampler, settle, smooth, valid_runs
@@ -143,7 +145,11 @@ def test_latent_policy_sees_codes_and_proprioception_only(task):
     assert seen[0, 64] == 1 / 16
     elsewhere = task.library.qpos[33:34] + np.array([5.0, -3.0, 0.0] + [0.0] * 23)
     again = latent.observe(elsewhere, task.library.qvel[33:34], episodes)
-    np.testing.assert_allclose(again, seen, atol=1e-9)  # neither actor nor critic knows the place
+    mine = latent.policy_size
+    np.testing.assert_allclose(again[:, :mine], seen[:, :mine], atol=1e-9)  # the actor does not know the place
+    episodes.place[:, :2] += [5.0, -3.0]
+    again = latent.observe(elsewhere, task.library.qvel[33:34], episodes)
+    np.testing.assert_allclose(again, seen, atol=1e-9)  # the critic knows it relative to the reference's alone
 
 
 def test_episode_ends_with_the_motion_and_with_time(task):
@@ -195,12 +201,19 @@ def test_starts_go_where_the_policy_fails(task):
     sampler.update(np.array([260]), np.array([270]), np.array([True]))  # bin [250, 275) lost
     assert np.flatnonzero(sampler.failure).tolist() == [10]
     starts = sampler.sample(np.random.default_rng(0).random((2, 40_000)))
-    share = np.mean((starts >= 250) & (starts < 275))
     uniform = 25 / (frames - 10)
-    # The bin before it gets half its weight; both share 70 %, on top of the uniform 30 %.
-    assert share == pytest.approx(0.7 / 1.5 + 0.3 * uniform, abs=0.01)
-    before = np.mean((starts >= 225) & (starts < 250))
-    assert before == pytest.approx(0.7 / 3.0 + 0.3 * uniform, abs=0.01)
+    # The bins before it get 0.8, 0.64 and 0.512 of its weight; all four share 70 %, on top of the uniform 30 %.
+    for first, weight in ((250, 1.0), (225, 0.8), (200, 0.64), (175, 0.512), (150, 0.0)):
+        share = np.mean((starts >= first) & (starts < first + 25))
+        assert share == pytest.approx(0.7 * weight / 2.952 + 0.3 * uniform, abs=0.01)
+
+
+def test_the_share_of_failing_episodes_follows_from_the_bins(task):
+    sampler, generator = StartSampler(task.library), np.random.default_rng(4)
+    assert sampler.failing_share(10.0) == 1.0  # nothing is proven yet
+    sampler.failure[:] = 0.05
+    lost = (generator.random((20_000, 20)) < 0.05).any(axis=1).mean()  # 10 s are 20 bins of 0.5 s
+    assert sampler.failing_share(10.0) == pytest.approx(lost, abs=0.015)
 
 
 def test_failures_of_several_episodes_average_whatever_their_order(task):
@@ -226,8 +239,6 @@ def test_start_noise_has_its_size_and_stays_inside_limits(task):
 
 
 def test_reference_moved_under_the_robot_keeps_motion_and_height(task):
-    from motionlex.envs.alignment import move_under
-
     reference = task.library.at(np.array([20, 120]))
     target = task.library.qpos[[40, 80]].copy()
     target[:, :2] = [[3.0, 1.0], [-2.0, 0.5]]
@@ -239,6 +250,50 @@ def test_reference_moved_under_the_robot_keeps_motion_and_height(task):
         moved.sites, task.kinematics(moved.qpos), atol=1e-6
     )  # the library keeps single precision
     assert isinstance(moved, BodyState)
+
+
+def planar_matrix(pose):
+    x, y, turn = pose
+    return np.array([[np.cos(turn), -np.sin(turn), x], [np.sin(turn), np.cos(turn), y], [0.0, 0.0, 1.0]])
+
+
+def test_a_carried_pose_composes_planar_motions():
+    pose, before, after = np.random.default_rng(3).normal(size=(3, 5, 3))
+    for mine, *others, moved in zip(pose, before, after, carry(pose, before, after), strict=True):
+        first, second = (planar_matrix(x) for x in others)
+        expected = planar_matrix(mine) @ np.linalg.inv(first) @ second
+        np.testing.assert_allclose(planar_matrix(moved), expected, atol=1e-12)
+
+
+def test_a_pose_approaches_another_the_shorter_way_round():
+    pose, target = np.array([[1.0, 2.0, 3.0]]), np.array([[3.0, 1.0, -3.0]])
+    np.testing.assert_allclose(approach(pose, target, 0.5), [[2.0, 1.5, np.pi]], atol=1e-12)
+    np.testing.assert_allclose(approach(pose, target, 1.0)[0, 2] % (2 * np.pi), -3.0 % (2 * np.pi), atol=1e-12)
+
+
+@pytest.mark.parametrize("hold_s", [0.0, 0.5, 2.0])
+def test_goal_latent_pays_for_drift_of_the_heading_up_to_the_time_it_is_held(task, hold_s):
+    config = replace(task.config, goal="latent", hold_s=hold_s, episode_s=100.0)
+    latent = TrackingTask(ROBOT, task.library, config, latent_command(task.library))
+    episodes, start, spin = Episodes.empty(1, 19), 20, 0.2  # rad/s too much
+    latent.start(episodes, np.array([0]), np.array([start]))
+    rewards = []
+    for step in range(1, 401):
+        reference = task.library.at(np.array([start + step]))
+        ahead = reference.qpos.copy()
+        ahead[:, 3:7] = quaternion.multiply(quaternion.from_yaw(np.array([spin * step / 50.0])), ahead[:, 3:7])
+        turned = move_under(reference, ahead)
+        qpos = turned.qpos.copy()
+        qpos[:, :2] = episodes.place[:, :2]  # drift of the heading alone
+        result = latent.advance(episodes, qpos, turned.qvel.copy(), np.zeros((1, 19)), qpos[:, 7:])
+        assert not result.terminated.any()  # that rule sees the reference under the robot
+        rewards.append(float(result.reward[0]))
+        heading = quaternion.yaw(qpos[:, 3:7])[0]
+    kept = np.exp(-1.0 / (50.0 * hold_s)) if hold_s else 0.0
+    lag = spin / 50.0 * kept / (1.0 - kept)  # where gaining a step and losing a share of all of it balance
+    gap = (heading - episodes.place[0, 2] + np.pi) % (2 * np.pi) - np.pi
+    assert gap == pytest.approx(lag, rel=0.03, abs=1e-9)
+    assert (rewards[-1] < rewards[0] - 1e-4) == (hold_s > 0.0)
 
 
 def test_wrong_rates_and_missing_codes_are_refused(task):

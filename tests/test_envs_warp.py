@@ -164,7 +164,7 @@ def test_rewards_ends_and_observations_are_those_of_the_task_in_numpy(task, devi
         seen, values, done, extras = env.step(action.to(device))
         episodes, *state = reached.states[-1]
         bookkeeping = Episodes(
-            **{name: host(x) if name == "last_action" else x.cpu().numpy() for name, x in episodes.items()}
+            **{name: host(x) if x.is_floating_point() else x.cpu().numpy() for name, x in episodes.items()}
         )
         qpos, qvel, bounded, ctrl = (host(x) for x in state)
         np.testing.assert_allclose(bounded, action.double().clamp(-4, 4), atol=1e-6)

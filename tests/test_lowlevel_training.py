@@ -121,6 +121,15 @@ def test_rate_follows_the_kl():
     assert adapted_rate(1e-4, 1.0, 0.02, bounds) == 1e-4 and adapted_rate(1e-3, 0.0, 0.02, bounds) == 1e-3
 
 
+def test_steps_shrink_with_the_failures_down_to_a_smallest_size():
+    config = PPOConfig(target_kl=0.06, minimum_kl=0.01)
+    assert [config.kl_target(share) for share in (1.0, 0.5, 0.1, 0.0)] == pytest.approx([0.06, 0.03, 0.01, 0.01])
+    constant = PPOConfig(target_kl=0.02, minimum_kl=0.02)
+    assert constant.kl_target(0.3) == 0.02
+    with pytest.raises(UserError, match="minimum_kl"):
+        PPOConfig(target_kl=0.005)
+
+
 def test_a_saved_policy_acts_the_same_and_damage_is_refused(tmp_path):
     torch.manual_seed(0)
     policy = LowLevelPolicy(SHAPE, TaskConfig(randomisation=Randomisation.heavy()))
