@@ -1,17 +1,20 @@
-"""Desired path of the centre of mass, read from a CSV file."""
+"""Desired paths of the centre of mass: points from a CSV file, or a velocity."""
 
 from __future__ import annotations
 
 import csv
+import logging
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
 
 from motionlex.data.errors import UserError
+from motionlex.data.features import ANGULAR_VELOCITY, LINEAR_VELOCITY, FeatureStatistics
 
+logger = logging.getLogger(__name__)
 LARGEST = 1e5
 """Largest number in a path: a day of seconds and 100 km."""
 HEADERS = (("t_s", "x_m", "y_m"), ("t_s", "x_m", "y_m", "yaw_rad"))
@@ -28,11 +31,81 @@ class ComPath:
     yaw: Float[np.ndarray, " point"] | None
     """Headings relative to the starting one [rad], unwrapped; None leaves them free."""
 
+    @property
+    def has_yaw(self) -> bool:
+        """Whether headings are given."""
+        return self.yaw is not None
+
     def at(self, time: Float[np.ndarray, " frame"]) -> tuple[Float[np.ndarray, "frame 2"], Float[np.ndarray, " frame"]]:
         """Interpolate positions [m] and headings [rad] (zeros where none are given)."""
         xy = np.stack([np.interp(time, self.time, self.xy[:, axis]) for axis in range(2)], axis=-1)
         yaw = np.zeros(len(time)) if self.yaw is None else np.interp(time, self.time, self.yaw)
         return xy, yaw
+
+
+@dataclass(frozen=True, kw_only=True)
+class VelocityCommand:
+    """A constant velocity in a frame that turns at a constant rate, from a moment on: a path without an end."""
+
+    velocity: Float[np.ndarray, " 2"]
+    """Speed forward and to the left [m/s]."""
+    turn: float
+    """Rate of turning to the left [rad/s]."""
+    start_s: float
+    """When it begins [s since the start]."""
+    start_xy: Float[np.ndarray, " 2"]
+    """Centre of mass at that moment [m] relative to where it started."""
+    start_yaw: float
+    """Heading at that moment [rad] relative to the starting one."""
+
+    def __post_init__(self) -> None:
+        numbers = (*self.velocity, self.turn, self.start_s, *self.start_xy, self.start_yaw)
+        if not all(map(math.isfinite, numbers)):
+            raise UserError(f"a velocity command must be made of finite numbers, got {numbers}")
+
+    @property
+    def has_yaw(self) -> bool:
+        """Whether headings are given: they are."""
+        return True
+
+    def at(self, time: Float[np.ndarray, " frame"]) -> tuple[Float[np.ndarray, "frame 2"], Float[np.ndarray, " frame"]]:
+        """Return positions [m] and headings [rad]; before the beginning those of the beginning."""
+        since = np.maximum(time - self.start_s, 0.0)
+        angle = self.turn * since
+        along = since * np.sinc(angle / np.pi)  # sin(wt) / w, also for w = 0
+        across = since * np.sin(angle / 2) * np.sinc(angle / (2 * np.pi))  # (1 - cos(wt)) / w
+        forward, left = self.velocity
+        x, y = forward * along - left * across, forward * across + left * along
+        cosine, sine = math.cos(self.start_yaw), math.sin(self.start_yaw)
+        xy = np.stack([cosine * x - sine * y, sine * x + cosine * y], axis=-1)
+        return self.start_xy + xy, self.start_yaw + angle
+
+    def limited(self, statistics: FeatureStatistics) -> VelocityCommand:
+        """Return the command with speeds and turning limited to the range that the statistics' motions have."""
+        lowest, highest = velocity_limits(statistics)
+        wanted = np.append(self.velocity, self.turn)
+        allowed = np.clip(wanted, lowest, highest)
+        if np.any(allowed != wanted):
+            logger.warning(
+                "velocity (%.2f, %.2f) m/s, %.2f rad/s is more than the motions have; it becomes (%.2f, %.2f), %.2f",
+                *wanted,
+                *allowed,
+            )
+        return replace(self, velocity=allowed[:2], turn=float(allowed[2]))
+
+
+def velocity_limits(statistics: FeatureStatistics) -> tuple[Float[np.ndarray, " 3"], Float[np.ndarray, " 3"]]:
+    """Return the lowest and highest forward and leftward speed [m/s] and turn rate [rad/s] of the training motions.
+
+    Zero is always inside; what never varies has no range but zero.
+    """
+    columns = [LINEAR_VELOCITY.start, LINEAR_VELOCITY.start + 1, ANGULAR_VELOCITY.start + 2]
+    bounds = np.zeros((2, 3))
+    for place, column in enumerate(columns):
+        found = np.flatnonzero(statistics.kept == column)
+        if len(found):
+            bounds[:, place] = min(statistics.minimum[found[0]], 0.0), max(statistics.maximum[found[0]], 0.0)
+    return bounds[0], bounds[1]
 
 
 def read_com_path(path: Path) -> ComPath:

@@ -18,6 +18,8 @@ class PhysicsRecording:
 
     Row i holds the state *before* physics step i and the ctrl applied during it, so row 0 is the initial state and one
     ``mj_step`` from row i gives the state of row i + 1; the state after the last step is ``final_qpos``/``final_qvel``.
+    Where the state was changed by hand (a push, a robot put on its feet), its row holds the changed state and is listed
+    in ``interventions``: the step before it does not lead there.
     """
 
     def __init__(self, simulator: Simulator, model_xml: str) -> None:
@@ -31,7 +33,9 @@ class PhysicsRecording:
         self._data = simulator.data
         self._rows: list[tuple[np.ndarray, np.ndarray, float]] = [self._state()]
         self._ctrl: list[np.ndarray] = []
+        self._interventions: list[int] = []
         simulator.recorders.append(lambda data: self._after_step())
+        simulator.interventions.append(lambda data: self._after_intervention())
 
     def _state(self) -> tuple[np.ndarray, np.ndarray, float]:
         return self._data.qpos.copy(), self._data.qvel.copy(), float(self._data.time)
@@ -40,8 +44,13 @@ class PhysicsRecording:
         self._ctrl.append(self._data.ctrl.copy())
         self._rows.append(self._state())
 
+    def _after_intervention(self) -> None:
+        self._rows[-1] = self._state()
+        if self._interventions[-1:] != [len(self._ctrl)]:
+            self._interventions.append(len(self._ctrl))
+
     def save(self, path: Path) -> None:
-        """Write ``qpos qvel ctrl time model_xml`` and the final state as npz.
+        """Write ``qpos qvel ctrl time interventions model_xml`` and the final state as npz.
 
         Raises:
             OSError: On a full or read-only disk.
@@ -54,6 +63,7 @@ class PhysicsRecording:
                 "qvel": qvel[:-1],
                 "ctrl": np.array(self._ctrl).reshape(len(self._ctrl), self._data.ctrl.size),
                 "time": time[:-1],
+                "interventions": np.array(self._interventions, dtype=np.int64),
                 "model_xml": np.array(self._model_xml),
                 "final_qpos": qpos[-1],
                 "final_qvel": qvel[-1],

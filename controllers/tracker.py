@@ -10,6 +10,7 @@ from motionlex.controllers.low_level_policy import LowLevelPolicy
 from motionlex.data.robots import Robot
 from motionlex.envs.observations import latent_observation, tracking_observation
 from motionlex.envs.simulator import Simulator, task_model_xml
+from motionlex.envs.terminations import diverged
 
 
 class Tracker:
@@ -36,6 +37,29 @@ class Tracker:
     def qpos(self) -> Float[np.ndarray, " coordinate"]:
         """Measured positions."""
         return self.simulator.qpos
+
+    @property
+    def qvel(self) -> Float[np.ndarray, " velocity"]:
+        """Measured velocities."""
+        return self.simulator.qvel
+
+    @property
+    def torque(self) -> Float[np.ndarray, " actuator"]:
+        """Motor torques of the last physics step [N m]."""
+        return self.simulator.torque
+
+    @property
+    def finite(self) -> bool:
+        """Whether the simulation is still made of finite numbers, none of them absurd."""
+        return not bool(diverged(self.simulator.qpos[None], self.simulator.qvel[None])[0])
+
+    def push(self, velocity: Float[np.ndarray, " 2"]) -> None:
+        """Change the root's velocity at once [m/s, world x and y].
+
+        Raises:
+            UserError: If it is no finite number.
+        """
+        self.simulator.push(velocity)
 
     def reset(self, qpos: Float[np.ndarray, " coordinate"]) -> None:
         """Put the robot at rest into a pose."""

@@ -94,6 +94,8 @@ class Simulator:
         self.substeps = substeps(config.hz, config.timestep)
         self.recorders: list[Recorder] = []
         """Called with the data after every physics step; ctrl is the one that was applied."""
+        self.interventions: list[Recorder] = []
+        """Called with the data after the state was changed by anything but physics: a reset or a push."""
 
     @property
     def qpos(self) -> Float[np.ndarray, " coordinate"]:
@@ -121,6 +123,27 @@ class Simulator:
         self.data.qpos[:] = qpos
         self.data.qvel[:] = qvel
         mujoco.mj_forward(self.model, self.data)
+        self._tell()
+
+    def push(self, velocity: Float[np.ndarray, " 2"]) -> None:
+        """Change the root's velocity at once [m/s, world x and y].
+
+        Raises:
+            UserError: If it is no finite number.
+        """
+        if not np.isfinite(velocity).all():
+            raise UserError(f"a push must be made of finite numbers, got {velocity}")
+        self.data.qvel[:2] += velocity
+        self._tell()
+
+    def _tell(self) -> None:
+        for intervened in self.interventions:
+            intervened(self.data)
+
+    @property
+    def torque(self) -> Float[np.ndarray, " actuator"]:
+        """Copy of the motor torques of the last physics step [N m]."""
+        return self.data.actuator_force.copy()
 
     def step(self, ctrl: Float[np.ndarray, " actuator"]) -> None:
         """Hold ctrl for one control period."""

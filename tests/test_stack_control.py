@@ -13,7 +13,7 @@ from motionlex.controllers.bundle import load_bundle
 from motionlex.controllers.com_path import ComPath
 from motionlex.controllers.latent_data import REPLAN_FRAMES
 from motionlex.controllers.recording import PhysicsRecording
-from motionlex.controllers.stack import Stack
+from motionlex.controllers.stack import Stack, StackConfig
 from motionlex.data.errors import UserError
 from motionlex.data.storage import file_sha256, read_npz
 
@@ -88,18 +88,45 @@ def test_replaying_the_recorded_ctrl_through_plain_mj_step_gives_the_same_qpos(b
     assert not data.xfrc_applied.any() and not data.qfrc_applied.any()
 
 
-def test_the_plan_is_renewed_every_sixteen_steps_and_at_once_on_a_command(bundle, toy_encode):
+def test_the_plan_is_renewed_every_sixteen_steps_whatever_is_said(bundle, toy_encode):
     stack = Stack(bundle, encode=toy_encode)
     stack.command("wave")
-    counts = []
+    counts, frames = [], []
     for step in range(40):
         if step == 25:
             stack.command("stand")
-        stack.step()
+        frames.append(stack.step().frame)
         counts.append(stack.segments)
-    assert counts[0] == 1 and counts[15] == 1 and counts[16] == 2 and counts[24] == 2
-    assert counts[25] == 3 and counts[39] == 3
+    assert counts == [1] * 16 + [2] * 16 + [3] * 8
+    assert frames == [*range(1, 17), *range(1, 17), *range(1, 9)]
     assert 16 / stack.hz <= 0.32
+
+
+@pytest.mark.parametrize(("lead_s", "given", "obeyed"), [(0.12, 9, 16), (0.12, 10, 32), (0.0, 15, 16), (0.0, 16, 16)])
+def test_a_command_is_obeyed_from_the_next_segment_that_is_not_decided_yet(bundle, toy_encode, lead_s, given, obeyed):
+    """Codes are decided 0.12 s = 6 steps before their segment begins: the first that differ tell when it was obeyed."""
+    seen = []
+    for text in ("wave", "stand"):
+        stack = Stack(bundle, encode=toy_encode, config=StackConfig(lead_s=lead_s, understood_from=-1.0))
+        stack.command("wave")
+        codes = []
+        for step in range(48):
+            if step == given:
+                stack.command(text)
+            codes.append(stack.step().codes)
+        seen.append(codes)
+    differ = [step for step, (one, other) in enumerate(zip(*seen, strict=True)) if not np.array_equal(one, other)]
+    assert differ[0] == obeyed
+    assert (obeyed - given) / stack.hz <= 0.7
+
+
+def test_deciding_ahead_on_a_thread_gives_the_same_motion_every_time(bundle, toy_encode):
+    runs = []
+    for _ in range(2):
+        stack = Stack(bundle, seed=5, encode=toy_encode)
+        stack.command("walk")
+        runs.append(trajectory(stack, 70))
+    np.testing.assert_array_equal(*runs)
 
 
 def test_the_plan_never_leaves_the_robot_by_more_than_the_limit(bundle, toy_encode):
@@ -139,22 +166,105 @@ def test_a_desired_path_reaches_the_policy_in_the_present_heading_frame(bundle, 
     assert not bool(stack._planner.conditions(torch.zeros(384), stack._desired_path()).has_path)
 
 
+def lying(qpos):
+    """The same pose, 80 degrees forward, in the air: nothing touches it for a while."""
+    down = qpos.copy()
+    down[2], down[3:7] = 2.0, [np.cos(0.7), 0.0, np.sin(0.7), 0.0]
+    return down
+
+
 def test_falling_is_noticed_unless_it_is_planned(bundle, toy_encode):
     stack = Stack(bundle, encode=toy_encode)
     stack.command("stand")
     stack.step()
     assert not stack.fell
     upright = stack._frames[0][:, 3:7].copy()
-    lying = np.array([np.cos(0.7), 0.0, np.sin(0.7), 0.0])  # 80 degrees forward, in the air
-    down = stack.qpos
-    down[2], down[3:7] = 2.0, lying
+    down = lying(stack.qpos)
     stack.tracker.simulator.reset(down, np.zeros(25))
-    stack._frames[0][:, 3:7] = lying
-    stack.step()
-    assert not stack.fell
+    stack._frames[0][:, 3:7] = down[3:7]
+    assert stack.step().event is None and not stack.fell
     stack._frames[0][:, 3:7] = upright
+    assert stack.step().event == "fell" and stack.fell
+    assert stack.step().event is None  # told once
+
+
+@pytest.mark.parametrize("recover_s", [0.1, None])
+def test_a_fallen_robot_is_put_on_its_feet_where_it_was_upright_last(bundle, toy_encode, recover_s):
+    stack = Stack(bundle, encode=toy_encode, config=StackConfig(recover_s=recover_s))
+    stack.command("stand")
     stack.step()
-    assert stack.fell
+    place = stack.qpos
+    place[:2], place[3:7] = [3.0, -2.0], [np.cos(0.5), 0.0, 0.0, np.sin(0.5)]  # heading 1 rad
+    stack.tracker.reset(place)
+    stack.step()
+    stack.tracker.simulator.reset(lying(stack.qpos), np.zeros(25))
+    events = [stack.step().event for _ in range(12)]
+    if recover_s is None:
+        assert [event for event in events if event] == ["fell"]
+        return
+    assert events.index("fell") == 0 and events.index("stood up") == 5  # more than 0.1 s at 50 Hz
+    np.testing.assert_allclose(stack.qpos[:2], [3.0, -2.0], atol=0.05)
+    assert stack.heading == pytest.approx(1.0, abs=0.1)
+    assert stack.qpos[2] == pytest.approx(stack.robot.standing_height, abs=0.05) and stack.fell
+
+
+def test_a_simulation_that_blows_up_goes_on_from_the_last_good_place(bundle, toy_encode):
+    stack = Stack(bundle, encode=toy_encode)
+    stack.command("stand")
+    stack.step()
+    stack.tracker.simulator.data.qvel[10] = np.nan
+    state = stack.step()
+    assert state.event == "diverged" and stack.fell
+    for _ in range(40):
+        state = stack.step()
+        assert np.isfinite(state.qpos).all() and np.isfinite(state.qvel).all() and np.isfinite(state.torque).all()
+
+
+def test_what_is_not_understood_is_not_obeyed(bundle, toy_encode):
+    """Below the threshold the robot does what it does for "stand still", to the bit, and the command says so."""
+    motions = []
+    for text, threshold in (("stand still", -1.0), ("gibberish", 0.99)):
+        stack = Stack(bundle, seed=2, encode=toy_encode, config=StackConfig(understood_from=threshold))
+        given = stack.command(text)
+        assert given.understood == (threshold < given.similarity)
+        motions.append(trajectory(stack, 40))
+    np.testing.assert_array_equal(*motions)
+
+
+@pytest.mark.parametrize("text", ["", "  \n\t "])
+def test_nothing_said_is_refused(bundle, toy_encode, text):
+    with pytest.raises(UserError, match="empty"):
+        Stack(bundle, encode=toy_encode).command(text)
+
+
+def test_reset_begins_anew_with_other_draws(bundle, toy_encode):
+    stack = Stack(bundle, encode=toy_encode)
+    stack.command("walk")
+    trajectory(stack, 30)
+    stack.reset()
+    assert stack.time == 0.0 and not stack.commands and stack.segments == 0
+    with pytest.raises(UserError, match="command"):
+        stack.step()
+    stack.command("walk")
+    stack.step()
+    np.testing.assert_allclose(stack.qpos[:2], 0.0, atol=0.05)
+
+
+def test_a_push_changes_the_velocity_at_once_and_is_recorded(bundle, toy_encode, tmp_path):
+    stack = Stack(bundle, encode=toy_encode)
+    recording = PhysicsRecording(stack.tracker.simulator, stack.tracker.model_xml)
+    stack.command("stand")
+    trajectory(stack, 3)
+    before = stack.tracker.qvel
+    stack.push(np.array([0.4, -0.2]))
+    np.testing.assert_allclose((stack.tracker.qvel - before)[:2], [0.4, -0.2])
+    trajectory(stack, 2)
+    recording.save(tmp_path / "pushed.npz")
+    rows = read_npz(tmp_path / "pushed.npz")
+    assert rows["interventions"].tolist() == [3 * 4]
+    np.testing.assert_allclose(rows["qvel"][12, :2] - before[:2], [0.4, -0.2])
+    with pytest.raises(UserError, match="finite"):
+        stack.push(np.array([np.nan, 0.0]))
 
 
 def test_recordings_of_nothing_are_still_files(bundle, toy_encode, tmp_path):
