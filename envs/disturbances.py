@@ -14,10 +14,12 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from motionlex.data.robots import Robot
-from motionlex.envs.observations import VELOCITY_SCALE, goal_frame_starts
+from motionlex.envs.delay import DelayLine
 from motionlex.envs.randomisation import Parameters, Randomisation
+from motionlex.envs.sensors import Sensors
 from motionlex.envs.simulator import substeps
 from motionlex.envs.task import TrackingTask
+from motionlex.envs.varied_model import VariedModel
 
 Array = np.ndarray
 
@@ -32,32 +34,13 @@ class ModelWriter:
             model: The nominal model.
             robot: Whose model it is.
         """
-        self._torso = model.body(robot.torso_body).id
+        self._varied = VariedModel(model, robot, model.qpos0)
         self._data = mujoco.MjData(model)
-        self._friction = model.geom_friction[:, 0].copy()
-        self._mass, self._inertia = model.body_mass.copy(), model.body_inertia.copy()
-        self._com = model.body_ipos[self._torso].copy()
-        self._stiffness, self._bias = model.actuator_gainprm[:, 0].copy(), model.actuator_biasprm[:, 1:3].copy()
-        self._force, self._gear = model.actuator_forcerange.copy(), model.actuator_gear[:, 0].copy()
-        self._damping, self._armature = model.dof_damping[6:].copy(), model.dof_armature[6:].copy()
-        self._servo = bool(model.actuator_forcelimited.all())
 
     def write(self, model: mujoco.MjModel, drawn: Parameters, row: int) -> None:
         """Give a model the parameters of one robot and update what MuJoCo derives from them."""
-        # A contact takes the larger coefficient of its two sides, so both are scaled.
-        model.geom_friction[:, 0] = self._friction * drawn.friction[row]
-        model.body_mass[:] = self._mass * drawn.mass[row]
-        model.body_inertia[:] = self._inertia * drawn.mass[row][:, None]
-        model.body_ipos[self._torso] = self._com + drawn.com[row]
-        model.dof_damping[6:] = self._damping * drawn.joint_damping[row]
-        model.dof_armature[6:] = self._armature * drawn.armature[row]
-        if self._servo:
-            model.actuator_gainprm[:, 0] = self._stiffness * drawn.stiffness[row]
-            model.actuator_biasprm[:, 1] = self._bias[:, 0] * drawn.stiffness[row]
-            model.actuator_biasprm[:, 2] = self._bias[:, 1] * drawn.damping[row]
-            model.actuator_forcerange[:] = self._force * drawn.strength[row][:, None]
-        else:
-            model.actuator_gear[:, 0] = self._gear * drawn.strength[row]
+        for name, place, numbers in self._varied(drawn.rows(slice(row, row + 1))):
+            getattr(model, name)[place] = numbers[0]
         mujoco.mj_setConst(model, self._data)
         model.stat.meaninertia = model.dof_M0.mean()  # scales the solver's tolerance; mj_setConst leaves it alone
 
@@ -85,24 +68,12 @@ class Disturbances:
             draws = self.ranges.draws(self._bodies, self._joints)
             self.parameters = self._sample(np.zeros((self._count, draws)))
         self._torque = config.control == "torque"
-        steps, late = substeps(config.hz, config.timestep), self.ranges.delay[1]
-        self._line = np.zeros((self._count, late + steps if late else 0, self._joints))
-        """Commands per physics step, oldest first: those on their way, then those of this control step."""
-        self._steps, self._late = np.arange(steps), late
-        noise, first = self.ranges.noise, 0
-        self._noisy, self._everyone = self.ranges.noisy, np.arange(self._count)
-        if config.goal == "latent":
-            assert task.command.codes is not None
-            first = task.command.codes.shape[2] + 1  # codes and phase come first
-        self._deviation = np.repeat(
-            (noise.joint, VELOCITY_SCALE * noise.joint_velocity, noise.gravity, noise.angular_velocity),
-            (self._joints, self._joints, 3, 3),
-        )
-        self._measured = slice(first, first + len(self._deviation))
-        self._gravity = slice(first + 2 * self._joints, first + 2 * self._joints + 3)
-        # Codes say nothing about the robot; frames of a motion are shown relative to what is measured.
-        self._frames = () if config.goal == "latent" else goal_frame_starts(self._joints, len(config.ahead))
-        self._noise = np.zeros((self._count, len(self._deviation) if self._noisy else 0))
+        self._everyone, self._line = np.arange(self._count), None
+        if self.ranges.delayed:
+            steps, late = substeps(config.hz, config.timestep), self.ranges.delay[1]
+            self._line = DelayLine(np.zeros((self._count, late + steps, self._joints)), late=late)
+        self._sensors = Sensors(task) if self.ranges.noisy else None
+        self._noise = np.zeros((self._count, 0 if self._sensors is None else len(self._sensors.deviation)))
 
     def begin(
         self, rows: Int[Array, " row"], qpos: Float[Array, "row coordinate"], generator: np.random.Generator
@@ -111,9 +82,9 @@ class Disturbances:
         if self.parameters is not None:
             draws = self.ranges.draws(self._bodies, self._joints)
             self.assign(rows, self._sample(generator.random((len(rows), draws))))
-        if self._late:
+        if self._line is not None:
             # Until the first command arrives servos hold the start pose, and torque motors give nothing.
-            self._line[rows] = 0.0 if self._torque else qpos[:, None, 7:]
+            self._line.line[rows] = 0.0 if self._torque else qpos[:, None, 7:]
         self._draw_noise(rows, generator)
 
     def assign(self, rows: Int[Array, " row"], parameters: Parameters) -> None:
@@ -131,14 +102,11 @@ class Disturbances:
             ctrl: What was just decided.
             held: To be filled.
         """
-        if not self._late:
+        if self._line is None:
             held[:] = ctrl[:, None]
             return ctrl
         assert self.parameters is not None
-        self._line[:, self._late :] = ctrl[:, None]
-        arriving = self._late + self._steps - self.parameters.delay[:, None]
-        held[:] = self._line[self._everyone[:, None], arriving]
-        self._line[:, : self._late] = self._line[:, len(self._steps) :].copy()
+        held[:] = self._line.send(ctrl, self.parameters.delay)
         return held[:, -1].copy()
 
     def strike(self, qvel: Float[Array, "env velocity"], generator: np.random.Generator) -> None:
@@ -157,30 +125,15 @@ class Disturbances:
     def measure(
         self, observation: Float[Array, "row feature"], errors: Float[Array, "row measured"]
     ) -> Float[Array, "row feature"]:
-        """Add errors of the sensors to exact observations, in place; command frames are seen from what is measured.
-
-        So a command's hinge angles minus the measured ones, plus the measured ones, are the command's whatever the
-        error, and its rotations are relative to a base whose tilt is the measured gravity's. Heading, place and linear
-        velocity of the base have no error, and what a critic sees besides the policy's part has none either.
-        """
-        if not self._noisy:
-            return observation
-        joints, exact = self._joints, observation[:, self._gravity].copy()
-        observation[:, self._measured] += errors
-        for start in self._frames:
-            observation[:, start : start + joints] -= errors[:, :joints]
-            if self.ranges.noise.gravity > 0.0:
-                turned = slice(start + joints + 3, start + joints + 9)
-                columns = observation[:, turned].reshape((-1, 2, 3))
-                observation[:, turned] = _tilted(columns, exact, observation[:, self._gravity]).reshape((-1, 6))
-        return observation
+        """Add errors of the sensors to exact observations, in place, see :meth:`Sensors.measure`."""
+        return observation if self._sensors is None else self._sensors.measure(observation, errors)
 
     def snapshot(self) -> dict[str, Array]:
         """Return everything that determines the future besides the generator."""
         arrays = {}
-        if self._late:
-            arrays["line"] = self._line.copy()
-        if self._noisy:
+        if self._line is not None:
+            arrays["line"] = self._line.line.copy()
+        if self._sensors is not None:
             arrays["noise"] = self._noise.copy()
         if self.parameters is not None:
             arrays |= {f"drawn_{item.name}": getattr(self.parameters, item.name).copy() for item in fields(Parameters)}
@@ -197,9 +150,9 @@ class Disturbances:
             self.assign(
                 self._everyone, Parameters(**{item.name: arrays[f"drawn_{item.name}"] for item in fields(Parameters)})
             )
-        if self._late:
-            self._line[:] = arrays["line"]
-        if self._noisy:
+        if self._line is not None:
+            self._line.line[:] = arrays["line"]
+        if self._sensors is not None:
             self._noise[:] = arrays["noise"]
 
     def _sample(self, uniform: Float[Array, "row draw"]) -> Parameters:
@@ -213,24 +166,6 @@ class Disturbances:
             self._writer.write(self._models[row], self.parameters, int(row))
 
     def _draw_noise(self, rows: Int[Array, " row"], generator: np.random.Generator) -> None:
-        if self._noisy:
-            self._noise[rows] = self._deviation * generator.standard_normal((len(rows), len(self._deviation)))
-
-
-def _tilted(
-    vectors: Float[Array, "row vector 3"], exact: Float[Array, "row 3"], measured: Float[Array, "row 3"]
-) -> Float[Array, "row vector 3"]:
-    """Turn vectors by the smallest rotation that takes the exact direction of gravity to the measured one.
-
-    Args:
-        vectors: In the frame of the base.
-        exact: Unit vector of gravity there.
-        measured: The same with an error, of any length.
-
-    Source: Rodrigues' formula, the axis being the cross product of both directions.
-    """
-    unit = measured / np.linalg.norm(measured, axis=1, keepdims=True)
-    cosine = (exact * unit).sum(axis=1)[:, None, None]
-    axis = np.cross(exact, unit)[:, None]  # as long as the sine of the angle
-    once = np.cross(axis, vectors)
-    return vectors + once + np.cross(axis, once) / (1.0 + cosine)
+        if self._sensors is not None:
+            deviation = self._sensors.deviation
+            self._noise[rows] = deviation * generator.standard_normal((len(rows), len(deviation)))

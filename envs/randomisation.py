@@ -115,7 +115,7 @@ class Randomisation:
             return part
 
         xp = namespace(uniform)
-        first, last = self.delay
+        first, last = self.delay  # added last: n times a number below 1 never rounds up to n, n + first may
         return Parameters(
             friction=take(1, *self.friction)[:, 0],
             mass=take(bodies, *self.mass),
@@ -125,7 +125,7 @@ class Randomisation:
             strength=take(joints, *self.strength),
             joint_damping=take(joints, *self.joint_damping),
             armature=take(joints, *self.armature),
-            delay=xp.astype(take(1, float(first), float(last + 1))[:, 0], xp.int64),
+            delay=first + xp.astype(take(1, 0.0, float(last + 1 - first))[:, 0], xp.int64),
         )
 
     @classmethod
@@ -201,6 +201,10 @@ class Parameters:
     """Factors on rotor inertia."""
     delay: Int[Array, " env"]
     """Physics steps until motors follow."""
+
+    def rows(self, rows: slice) -> Parameters:
+        """Return views of some rows."""
+        return Parameters(**{item.name: getattr(self, item.name)[rows] for item in fields(self)})
 
     def write(self, rows: Int[Array, " row"], other: Parameters) -> None:
         """Take over the rows of others, in place."""
