@@ -136,13 +136,14 @@ class Stack:
         self.kinematics = ForwardKinematics(self.robot)
         self._encode = TextEncoder().encode if encode is None else encode
         sampling = SamplingConfig(**bundle.meta.sampling) if sampling is None else sampling
+        self._generator = torch.Generator().manual_seed(seed)
         self._planner = Planner(
             bundle.autoencoder,
             bundle.latent_policy,
             self.kinematics,
             hz=self.hz,
             sampling=sampling,
-            generator=torch.Generator().manual_seed(seed),
+            generator=self._generator,
             blend_frames=self.config.blend_frames,
         )
         self.tracker = Tracker(bundle.low_level, self.robot)
@@ -227,6 +228,11 @@ class Stack:
         return float(quaternion.yaw(self.qpos[None, 3:7])[0])
 
     @property
+    def path(self) -> ComPath | VelocityCommand | None:
+        """What the centre of mass is to follow."""
+        return self._path
+
+    @property
     def start_com(self) -> Float[np.ndarray, " 2"]:
         """Where the centre of mass was at the start [m]: origin of desired paths."""
         return self._origin
@@ -281,6 +287,12 @@ class Stack:
         )
         self._path = wanted.limited(self.bundle.autoencoder.statistics)
         return self._path
+
+    def reseed(self, seed: int) -> None:
+        """Draw codes from another seed from the next segment that is not decided yet on."""
+        if self._drafted is not None:
+            self._drafted.result()  # its draws are of the seed before
+        self._generator.manual_seed(seed)
 
     def push(self, velocity: Float[np.ndarray, " 2"]) -> None:
         """Change the root's velocity at once [m/s, world x and y]."""
