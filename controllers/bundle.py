@@ -55,8 +55,12 @@ class BundleMeta:
     """Data set it was trained on."""
     schema_version: int
     """Version of the feature schema."""
-    sampling: dict[str, float] = field(default_factory=dict)
-    """How codes are drawn unless told otherwise: temperature, top_p, guidance."""
+    sampling: dict[str, float | int] = field(default_factory=dict)
+    """How codes are drawn unless told otherwise: the fields of ``SamplingConfig``."""
+    text_encoder: str | None = None
+    """Text encoder that the latent policy was trained with, as it was named; None is the packaged one."""
+    text_sha256: str = ""
+    """Digest of its weights; empty in bundles of the packaged one that are older than this field."""
     commands: tuple[str, ...] = ()
     """Commands that made it."""
     provenance: dict[str, str] = field(default_factory=dict)

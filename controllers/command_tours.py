@@ -42,13 +42,12 @@ class ScriptedCommand:
     text: str
     """One of its training captions."""
     frames: int
-    """Control steps for which it holds."""
+    """Control steps for which it holds: whole segments, since the stack obeys from the next segment on."""
 
     @property
-    def executed(self) -> list[int]:
-        """Frames executed of each of its segments: 16, and what is left when the next command breaks in."""
-        whole, rest = divmod(self.frames, REPLAN_FRAMES)
-        return [REPLAN_FRAMES] * whole + ([rest] if rest else [])
+    def segments(self) -> int:
+        """How many segments it lasts."""
+        return self.frames // REPLAN_FRAMES
 
 
 Script = tuple[ScriptedCommand, ...]
@@ -83,8 +82,8 @@ def random_scripts(actions: Sequence[str], config: ScriptConfig, hz: float, rng:
 def _command(action: str, config: ScriptConfig, hz: float, rng: np.random.Generator) -> ScriptedCommand:
     captions = training_captions(action)
     text = captions[int(rng.integers(len(captions)))]
-    frames = max(1, round(rng.uniform(config.shortest_s, config.longest_s) * hz))
-    return ScriptedCommand(action=action, text=text, frames=frames)
+    segments = max(1, round(rng.uniform(config.shortest_s, config.longest_s) * hz / REPLAN_FRAMES))
+    return ScriptedCommand(action=action, text=text, frames=segments * REPLAN_FRAMES)
 
 
 def random_walk(nodes: int, length: int, rng: np.random.Generator) -> Int[np.ndarray, " length"]:

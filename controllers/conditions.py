@@ -7,7 +7,7 @@ planned frame, so that a motion looks the same wherever it happens and whichever
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -26,8 +26,8 @@ class Conditions:
 
     history: Float[Tensor, "batch frame feature"]
     """The last planned frames as standardised features; the last row is the frame at which the segment starts."""
-    text: Float[Tensor, "batch width"]
-    """Unit sentence embeddings."""
+    text: Float[Tensor, "batch piece width"]
+    """Unit vectors of the sentences, then of their word pieces; rows of zeros are padding."""
     com_past: Float[Tensor, "batch frame 2"]
     """Centre of mass over the history [m]; the last row is zero."""
     path: Float[Tensor, "batch frame 4"]
@@ -39,8 +39,11 @@ class Conditions:
 
     def without_text(self) -> Conditions:
         """Return the same conditions with the text withheld everywhere."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return Conditions(**{**values, "has_text": torch.zeros_like(self.has_text)})
+        return replace(self, has_text=torch.zeros_like(self.has_text))
+
+    def without_path(self) -> Conditions:
+        """Return the same conditions with the desired path withheld everywhere."""
+        return replace(self, has_path=torch.zeros_like(self.has_path))
 
     def concatenate(self, other: Conditions) -> Conditions:
         """Stack two batches."""

@@ -25,7 +25,7 @@ from motionlex.controllers.low_level_config import select_clips
 from motionlex.controllers.low_level_policy import LowLevelPolicy
 from motionlex.controllers.low_level_setup import build_task, load_low_level_config
 from motionlex.controllers.motion_classifier import fit_classifier
-from motionlex.controllers.text import TextEncoder
+from motionlex.controllers.stack import bundle_encoder
 from motionlex.controllers.tracking_report import CURVES, check_out, write_report
 from motionlex.data.datasets import find_root, get_dataset, load_dataset
 from motionlex.data.errors import UserError, check_number, check_seed
@@ -146,7 +146,7 @@ def _stage(stage: str, bundle: Bundle, flags: EvaluateStackFlags) -> dict[str, V
         seed=flags.seed,
     )
     evaluate = evaluate_generated if stage == "generated" else evaluate_simulated
-    return evaluate(bundle, judge, TextEncoder().encode, config)
+    return evaluate(bundle, judge, bundle_encoder(bundle), config)
 
 
 def _tracking(folder: Path, flags: EvaluateStackFlags) -> dict[str, Value]:

@@ -1,13 +1,13 @@
 """Motions that the high-level policy makes up: what the stack will ask of the low-level policy at run time.
 
-Random text commands are planned without physics: every 16 frames, and at once when a command comes, a segment is
-chosen, decoded, placed where the plan stands and faded in, as ``stack.py`` does. What the low-level policy is then
+Random text commands are planned without physics: every 16 frames a segment is chosen, decoded, placed where the plan
+stands and faded in, as ``stack.py`` does; commands begin with a segment. What the low-level policy is then
 shown (placed frames, or codes and their phase) and the motion it is rewarded for (the executed frames of the segments,
 one after the other) belong together.
 
 At run time the stack also moves the plan rigidly, when the robot is more than 0.15 m or 0.2 rad away from it as a
 segment begins. Here the plan stays where it is, on purpose: codes do not depend on the place (goal latent sees no
-root at all, and its reference is moved under the robot at every step), and for goal decoded moving the plan only makes
+root at all, and its reference follows the robot), and for goal decoded moving the plan only makes
 offsets smaller than those that training allows (0.5 m before an episode ends). So every observation of the running
 stack also occurs in training, and in training it does not pay to drift away from the plan.
 """
@@ -25,6 +25,7 @@ from jaxtyping import Bool, Float, Int
 
 from motionlex.controllers.command_tours import Script, ScriptConfig, random_scripts
 from motionlex.controllers.high_level import HighLevel
+from motionlex.controllers.latent_data import REPLAN_FRAMES
 from motionlex.controllers.planner import Planner
 from motionlex.controllers.text import TextEncoder, TextFunction
 from motionlex.data.captions import training_captions
@@ -36,7 +37,7 @@ from motionlex.data.storage import cached_arrays, content_key
 from motionlex.envs.kinematics import SiteKinematics
 
 logger = logging.getLogger(__name__)
-VERSION = 1
+VERSION = 2
 """Raised whenever the same settings give other motions: old ones in the cache are then left alone."""
 _TOGETHER = 64
 
@@ -119,13 +120,13 @@ def generate(
     key = content_key(VERSION, source.digest, seed, *settings, *captions, get_robot(source.robot).xml())
 
     def make() -> dict[str, np.ndarray]:
-        return _plan(source, scripts, seed, TextEncoder().encode if encode is None else encode)
+        return _plan(source, scripts, seed, TextEncoder(source.text_encoder).encode if encode is None else encode)
 
     arrays = cached_arrays(f"generated-{key}", make)
     robot = get_robot(source.robot)
     plans, first = [], 0
     for number, script in enumerate(scripts):
-        count = sum(len(command.executed) for command in script)
+        count = sum(command.segments for command in script)
         rows = {name: array[first : first + count] for name, array in arrays.items()}
         plans.append(_assemble(f"generated_{number}", script, rows, source.hz, robot, limits))
         first += count
@@ -166,17 +167,17 @@ def _plan_together(
         )  # fmt: skip
         planner.reset(standing)
         planners.append(planner)
-    steps = [[(command.text, n) for command in script for n in command.executed] for script in scripts]
+    steps = [[command.text for command in script for _ in range(command.segments)] for script in scripts]
     made: list[list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = [[] for _ in scripts]
     for turn in range(max(map(len, steps))):
         active = [index for index, list_ in enumerate(steps) if turn < len(list_)]
-        present = [planners[index].conditions(embeddings[steps[index][turn][0]], None) for index in active]
+        present = [planners[index].conditions(embeddings[steps[index][turn]], None) for index in active]
         conditions = functools.reduce(lambda one, other: one.concatenate(other), present)
         codes, _ = source.latent_policy.sample(conditions, generator, source.sampling)
         decoded = source.autoencoder.decode_features(codes)
         for row, index in enumerate(active):
             segment = planners[index].place(codes[row].numpy(), decoded[row])
-            planners[index].commit(steps[index][turn][1])
+            planners[index].commit(REPLAN_FRAMES)
             made[index].append((segment.codes, segment.qpos, segment.qvel))
     return made
 
@@ -190,16 +191,15 @@ def _assemble(
     limits: PlausibilityLimits,
 ) -> Plan:
     """Lay the executed frames of a script's segments end to end and mask what is implausible."""
-    executed = np.array([n for command in script for n in command.executed])
-    starts = np.cumsum(executed) - executed
-    qpos = np.concatenate([frames[:n] for frames, n in zip(rows["qpos"], executed, strict=True)]).astype(np.float64)
+    qpos = np.concatenate(rows["qpos"][:, :REPLAN_FRAMES]).astype(np.float64)
+    starts = np.arange(0, len(qpos), REPLAN_FRAMES)
     ends = np.cumsum([command.frames for command in script])
     labels = tuple(
         LabelSpan(start=int(end) - command.frames, stop=int(end), label=command.action)
         for command, end in zip(script, ends, strict=True)
     )
     good = plausible(qpos, hz, robot, limits)
-    valid = np.repeat(np.logical_and.reduceat(good, starts), executed)
+    valid = np.repeat(np.logical_and.reduceat(good, starts), REPLAN_FRAMES)
     clip = MotionClip(name=name, qpos=qpos, hz=hz, labels=labels, valid=valid, source="generated", robot=robot.name)
     return Plan(clip=clip, starts=starts, codes=rows["codes"], qpos=rows["qpos"], qvel=rows["qvel"])
 

@@ -36,6 +36,8 @@ class HighLevel:
     """Digest of the autoencoder's weights."""
     policy_sha256: str
     """Digest of the latent policy's weights."""
+    text_encoder: str | None
+    """Text encoder that it was trained with; None is the packaged one."""
 
     @property
     def hz(self) -> float:
@@ -74,6 +76,7 @@ def load_high_level(path: Path) -> HighLevel:
         robot="h1",  # the only robot that data sets with action labels have
         vae_sha256=digest,
         policy_sha256=file_sha256(path / WEIGHTS_FILE),
+        text_encoder=config.task.text_encoder,
     )
 
 
@@ -88,4 +91,5 @@ def _from_bundle(folder: Path) -> HighLevel:
         robot=bundle.meta.robot,
         vae_sha256=file_sha256(folder / "vae" / WEIGHTS_FILE),
         policy_sha256=file_sha256(folder / "latent_policy" / WEIGHTS_FILE),
+        text_encoder=bundle.meta.text_encoder,
     )

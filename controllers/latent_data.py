@@ -111,7 +111,7 @@ class Corruption:
     path_noise: float = 0.02
     """Standard deviation of the shift of the centre-of-mass paths [m]."""
     text_noise: float = 0.02
-    """Standard deviation of the noise on the 384 numbers of a unit sentence embedding, renormalised afterwards."""
+    """Standard deviation of the noise on the numbers of the unit vectors of a text, renormalised afterwards."""
 
 
 NO_CORRUPTION = Corruption(
@@ -216,7 +216,7 @@ class DistillationSet:
     def conditions(
         self,
         starts: Int[np.ndarray, " batch"],
-        text: Float[Tensor, "batch width"],
+        text: Float[Tensor, "batch piece width"],
         corruption: Corruption,
         rng: np.random.Generator,
     ) -> Conditions:
@@ -224,7 +224,7 @@ class DistillationSet:
 
         Args:
             starts: Frames of the timeline.
-            text: Sentence embeddings, one per start.
+            text: Embeddings, one per start.
             corruption: What to withhold and to disturb.
             rng: Source of the corruption.
         """
@@ -239,6 +239,7 @@ class DistillationSet:
         )
         path[..., :2] += corruption.path_noise * rng.standard_normal((count, 1, 2))
         blur = torch.from_numpy(corruption.text_noise * rng.standard_normal(tuple(text.shape))).float()
+        blur = blur * text.any(dim=-1, keepdim=True)  # padding stays padding
         return Conditions(
             history=torch.from_numpy(history).float(),
             text=torch.nn.functional.normalize(text + blur, dim=-1),
@@ -273,10 +274,10 @@ class DistillationSet:
 class Captions:
     """Embedded captions, by label index."""
 
-    embeddings: tuple[Float[Tensor, "_ width"], ...]
-    """One matrix per label."""
+    embeddings: tuple[Float[Tensor, "_ piece width"], ...]
+    """Captions of each label: the sentence, then its word pieces."""
 
-    def draw(self, labels: Int[np.ndarray, " batch"], rng: np.random.Generator) -> Float[Tensor, "batch width"]:
+    def draw(self, labels: Int[np.ndarray, " batch"], rng: np.random.Generator) -> Float[Tensor, "batch piece width"]:
         """Pick one caption per label at random."""
         chosen = [self.embeddings[label] for label in labels]
         return torch.stack([rows[int(rng.integers(len(rows)))] for rows in chosen])

@@ -10,12 +10,13 @@ al. 2022; DAPS appendix K). Sampling keeps keys and values in buffers of fixed s
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
@@ -29,7 +30,9 @@ from motionlex.motion_vae.networks.transformer import (
     DecoderBlock,
     EncoderBlock,
     TransformerConfig,
+    merge_heads,
     sinusoidal_positions,
+    split_heads,
 )
 
 WEIGHTS_FILE = "weights.safetensors"
@@ -58,12 +61,16 @@ class LatentPolicyConfig:
     """Attention heads."""
     mlp_ratio: int = 4
     """Hidden units of a block's perceptron per unit of width."""
+    text: int = TEXT_SIZE
+    """Width of the text encoder's vectors."""
+    words: int = 0
+    """Tokens of the memory that are drawn from the word pieces; with 0 only the sentence vector is seen."""
 
     def __post_init__(self) -> None:
         if self.width % self.heads or self.width % 2:
             raise UserError(f"latent policy: width {self.width} must be even and a multiple of {self.heads} heads")
-        if min(self.vocabulary, self.tokens, self.features, self.width, self.layers) < 1:
-            raise UserError("latent policy: vocabulary, tokens, features, width and layers must be positive")
+        if min(self.vocabulary, self.tokens, self.features, self.width, self.layers, self.text) < 1 or self.words < 0:
+            raise UserError("latent policy: vocabulary, tokens, features, width, layers and text must be positive")
 
     @property
     def transformer(self) -> TransformerConfig:
@@ -79,16 +86,48 @@ class SamplingConfig:
     """Divides the logits; below one sharpens, 0 takes the most likely code."""
     top_p: float = 1.0
     """Keep the smallest set of codes that holds this probability, renormalised; 1 keeps all."""
+    top_k: int = 0
+    """Keep the so many most likely codes, renormalised; 0 keeps all."""
     guidance: float = 1.0
     """Classifier-free guidance on the text: 1 is plain conditioning, larger follows the text more literally."""
+    path_guidance: float = 1.0
+    """The same on the desired path, where there is one."""
 
     def __post_init__(self) -> None:
-        good = 0 <= self.temperature < math.inf and 0 < self.top_p <= 1 and 0 <= self.guidance < math.inf
-        if not good:  # NaN is not good either
+        good = 0 <= self.temperature < math.inf and 0 < self.top_p <= 1 and self.top_k >= 0
+        if not (good and 0 <= self.guidance < math.inf and 0 <= self.path_guidance < math.inf):  # nor is NaN good
             raise UserError(
-                f"sampling: temperature {self.temperature} must be >= 0, top-p {self.top_p} in (0, 1], "
-                f"guidance {self.guidance} >= 0"
+                f"sampling: temperature {self.temperature} must be >= 0, top-p {self.top_p} in (0, 1], top-k "
+                f"{self.top_k} a whole number >= 0, guidance {self.guidance} and {self.path_guidance} >= 0"
             )
+
+
+class WordSummary(nn.Module):
+    """A few learned questions to any number of word pieces: the memory keeps its length whatever was said.
+
+    Source: latent queries over inputs of any length, as in Perceiver (Jaegle et al. 2021).
+    """
+
+    def __init__(self, config: LatentPolicyConfig) -> None:
+        super().__init__()
+        self.heads = config.heads
+        self.scale = math.sqrt(config.text)
+        self.question = nn.Parameter(0.02 * torch.randn(config.words, config.width))
+        self.key_value = nn.Linear(config.text, 2 * config.width, bias=False)
+        self.nothing = nn.Parameter(0.02 * torch.randn(2 * config.width))
+        self.output = nn.Linear(config.width, config.width, bias=False)
+
+    def forward(
+        self, words: Float[Tensor, "batch word letters"], seen: Bool[Tensor, "batch word"]
+    ) -> Float[Tensor, "batch question width"]:
+        """Answer the questions from the word pieces that are seen, and from a learned "nothing" that always is."""
+        nothing = self.nothing.expand(len(words), 1, -1)
+        key, value = torch.cat([nothing, self.key_value(words * self.scale)], dim=1).chunk(2, dim=-1)
+        query = self.question.expand(len(words), -1, -1)
+        mask = torch.cat([seen.new_ones(len(seen), 1), seen], dim=1)[:, None, None]
+        parts = (split_heads(part, self.heads) for part in (query, key, value))
+        answered = nn.functional.scaled_dot_product_attention(*parts, attn_mask=mask)
+        return self.output(merge_heads(answered))
 
 
 class ConditionEncoder(nn.Module):
@@ -98,18 +137,20 @@ class ConditionEncoder(nn.Module):
         super().__init__()
         width = config.width
         self.history = nn.Linear(HISTORY_PATCH * config.features, width)
-        self.text = nn.Linear(TEXT_SIZE, TEXT_TOKENS * width)
+        self.text = nn.Linear(config.text, TEXT_TOKENS * width)
         self.past = nn.Linear(2 * WINDOW // PAST_TOKENS, width)
         self.path = nn.Linear(PATH_CHANNELS * WINDOW // PATH_TOKENS, width)
-        self.null_text = nn.Parameter(0.02 * torch.randn(TEXT_SIZE))
+        self.null_text = nn.Parameter(0.02 * torch.randn(config.text))
         self.null_path = nn.Parameter(0.02 * torch.randn(PATH_TOKENS, width))
-        self.kind = nn.Parameter(0.02 * torch.randn(MEMORY_TOKENS, width))
+        self.kind = nn.Parameter(0.02 * torch.randn(MEMORY_TOKENS + config.words, width))
+        self.words = WordSummary(config) if config.words else None
         self.block = EncoderBlock(config.transformer)
         self.norm = nn.LayerNorm(width)
 
     def text_or_null(self, conditions: Conditions) -> Float[Tensor, "batch width"]:
         """Return the sentence embedding scaled to entries of unit size, or the learned null where it is withheld."""
-        return torch.where(conditions.has_text[:, None], conditions.text * math.sqrt(TEXT_SIZE), self.null_text)
+        sentence = conditions.text[:, 0]
+        return torch.where(conditions.has_text[:, None], sentence * math.sqrt(sentence.shape[1]), self.null_text)
 
     def forward(self, conditions: Conditions) -> Float[Tensor, "batch memory width"]:
         """Return one memory per row."""
@@ -119,7 +160,11 @@ class ConditionEncoder(nn.Module):
         past = self.past(conditions.com_past.reshape(batch, PAST_TOKENS, -1))
         path = self.path(conditions.path.reshape(batch, PATH_TOKENS, -1))
         path = torch.where(conditions.has_path[:, None, None], path, self.null_path)
-        return self.norm(self.block(torch.cat([history, text, past, path], dim=1) + self.kind))
+        parts = [history, text, past, path]
+        if self.words is not None:
+            pieces = conditions.text[:, 1:]
+            parts.append(self.words(pieces, pieces.any(dim=-1) & conditions.has_text[:, None]))
+        return self.norm(self.block(torch.cat(parts, dim=1) + self.kind))
 
 
 class LatentPolicy(nn.Module):
@@ -134,7 +179,7 @@ class LatentPolicy(nn.Module):
         super().__init__()
         self.config = config
         self.conditions = ConditionEncoder(config)
-        self.text_shift = nn.Linear(TEXT_SIZE, config.width)
+        self.text_shift = nn.Linear(config.text, config.width)
         self.code = nn.Embedding(config.vocabulary + 1, config.width)
         self.blocks = nn.ModuleList(DecoderBlock(config.transformer) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.width)
@@ -185,8 +230,7 @@ class LatentPolicy(nn.Module):
         """
         sampling = SamplingConfig() if sampling is None else sampling
         batch, config = conditions.history.shape[0], self.config
-        guided = sampling.guidance != 1.0
-        inputs = conditions.concatenate(conditions.without_text()) if guided else conditions
+        inputs, weights = guided_conditions(conditions, sampling)
         rows = inputs.history.shape[0]
         memory = self.conditions(inputs)
         shared = [block.cross_attention.project_memory(memory) for block in self.blocks]
@@ -201,11 +245,11 @@ class LatentPolicy(nn.Module):
             for layer, block in enumerate(self.blocks):
                 x = block.step(x, (cache[layer, 0], cache[layer, 1]), shared[layer], token)
             logits = self.head(self.norm(x))
-            if guided:
-                logits = guide(logits, sampling.guidance)
+            if len(weights) > 1:
+                logits = guide(logits, weights)
             codes[token], drawn_log_prob = inverse_cdf_sample(reshape_logits(logits, sampling), uniforms[token])
             log_prob += drawn_log_prob
-            current = codes[token].repeat(2) if guided else codes[token]
+            current = codes[token].repeat(len(weights))
         return codes.T.contiguous(), log_prob
 
     def save(self, folder: Path) -> None:
@@ -229,30 +273,52 @@ class LatentPolicy(nn.Module):
         try:
             with safe_open(path, framework="pt") as stream:
                 header = stream.metadata() or {}
-            policy = cls(LatentPolicyConfig(**{name: int(header[name]) for name in LatentPolicyConfig.__annotations__}))
+            later = {"text", "words"}  # younger than the format: policies without them have the defaults
+            names = [name for name in LatentPolicyConfig.__annotations__ if name in header or name not in later]
+            policy = cls(LatentPolicyConfig(**{name: int(header[name]) for name in names}))
             policy.load_state_dict(load_file(path))
         except (KeyError, RuntimeError, ValueError, SafetensorError) as error:
             raise UserError(f"{path} holds no readable latent policy: {error}") from error
         return policy.eval()
 
 
-def guide(logits: Float[Tensor, "rows vocabulary"], guidance: float) -> Float[Tensor, "batch vocabulary"]:
-    r"""Classifier-free guidance: :math:`\log q + (g - 1)(\log q - \log q_0)`, unnormalised.
+def guided_conditions(conditions: Conditions, sampling: SamplingConfig) -> tuple[Conditions, tuple[float, ...]]:
+    """Stack the conditions with the ones that guidance compares them with.
+
+    Returns:
+        The conditions, then without text and without path as far as either is guided, and the guidance: the weight of
+        the whole conditions first (they sum to 1).
+    """
+    parts, weights = [conditions], [1.0]
+    wanted = [(conditions.without_text, sampling.guidance)]
+    if bool(conditions.has_path.any()):
+        wanted.append((conditions.without_path, sampling.path_guidance))
+    for withheld, guidance in wanted:
+        if guidance != 1.0:
+            parts.append(withheld())
+            weights[0] += guidance - 1.0
+            weights.append(1.0 - guidance)
+    return functools.reduce(Conditions.concatenate, parts), tuple(weights)
+
+
+def guide(logits: Float[Tensor, "rows vocabulary"], weights: tuple[float, ...]) -> Float[Tensor, "batch vocabulary"]:
+    r"""Classifier-free guidance: :math:`\log q + \sum_c (g_c - 1)(\log q - \log q_{-c})`, unnormalised.
 
     Args:
-        logits: With text in the first half of the rows, without (:math:`q_0`) in the second.
-        guidance: g; 1 is the distribution with text, 0 the one without.
+        logits: With all conditions, then without each guided one, in blocks of rows.
+        weights: Weight of each block: :math:`1 + \sum_c (g_c - 1)`, then :math:`1 - g_c`.
 
-    Source: Ho and Salimans 2022, on logits of codes.
+    Source: Ho and Salimans 2022, on logits of codes; several conditions as in Brooks et al. 2023, each against all the
+    others.
     """
-    with_text, without = logits.log_softmax(dim=-1).chunk(2)
-    return without + guidance * (with_text - without)
+    blocks = logits.log_softmax(dim=-1).chunk(len(weights))
+    return torch.stack([weight * block for weight, block in zip(weights, blocks, strict=True)]).sum(dim=0)
 
 
 def reshape_logits(
     logits: Float[Tensor, "batch vocabulary"], sampling: SamplingConfig
 ) -> Float[Tensor, "batch vocabulary"]:
-    """Apply temperature and nucleus (top-p) truncation.
+    """Apply temperature, then keep the most likely codes (top-k) and of these the nucleus (top-p).
 
     Args:
         logits: Unnormalised log-probabilities.
@@ -265,6 +331,9 @@ def reshape_logits(
         best = logits.argmax(dim=-1, keepdim=True)
         return torch.full_like(logits, -torch.inf).scatter(-1, best, 0.0)
     logits = logits / sampling.temperature
+    if 0 < sampling.top_k < logits.shape[-1]:
+        best = logits.topk(sampling.top_k, dim=-1).indices
+        logits = torch.full_like(logits, -torch.inf).scatter(-1, best, logits.gather(-1, best))
     if sampling.top_p == 1.0:
         return logits
     ordered, order = logits.softmax(dim=-1).sort(dim=-1, descending=True)

@@ -55,6 +55,10 @@ class HighLevelFlags:
     """Width of the policy."""
     layers: int = 3
     """Transformer blocks of the policy."""
+    words: int = 4
+    """Tokens of the policy's memory that are drawn from the word pieces; 0 shows it the sentence vector alone."""
+    text_encoder: str | None = None
+    """Folder or local hub id of a BERT (safetensors); None takes the packaged all-MiniLM-L6-v2."""
     seed: int = 0
     """Seed of weights, codes, batches and corruption."""
     resume: Path | None = None
@@ -92,6 +96,7 @@ def train_high_level(flags: HighLevelFlags) -> dict[str, PlainValue]:
     """
     for name in ("steps", "schedule_steps", "batch", "samples", "max_segments", "layers", "checkpoint_steps"):
         check_number(f"--{name.replace('_', '-')}", getattr(flags, name), above=0)
+    check_number("--words", flags.words, at_least=0)
     check_seed(flags.seed)
     if flags.resume is not None:
         return _resume(flags, flags.resume)
@@ -116,6 +121,8 @@ def _create(flags: HighLevelFlags) -> dict[str, PlainValue]:
             max_segments=flags.max_segments,
             width=flags.width,
             layers=flags.layers,
+            words=flags.words,
+            text_encoder=flags.text_encoder,
         ),
         optimiser=OptimiserConfig(batch=flags.batch),
         corruption=Corruption(),
@@ -126,6 +133,7 @@ def _create(flags: HighLevelFlags) -> dict[str, PlainValue]:
     trainer = _trainer(config, autoencoder, examples)
     meta = {**checkpoint.provenance(), "seed": flags.seed, "hz": float(autoencoder.statistics.hz)}
     meta["labels"] = list(examples.train.timeline.labels)
+    meta["text_sha256"] = examples.text_sha256
     with checkpoint.NewRunFolder(folder) as partial:
         checkpoint.write_json(partial / checkpoint.CONFIG_FILE, to_plain(config))
         _save(partial, trainer, meta)
@@ -145,6 +153,8 @@ def _resume(flags: HighLevelFlags, folder: Path) -> dict[str, PlainValue]:
     if flags.data_root is not None:
         task = LatentTask(**{**vars(task), "data_root": str(flags.data_root)})
     examples = prepare_examples(task, autoencoder)
+    if meta.get("text_sha256", examples.text_sha256) != examples.text_sha256:
+        raise UserError(f"the text encoder of {folder} has changed since it was created: its vectors are others now")
     trainer = _trainer(config, autoencoder, examples)
     trainer.restore(state)
     steps = flags.steps or config.task.schedule_steps
@@ -256,6 +266,8 @@ def _check_unchanged(flags: HighLevelFlags, config: HighLevelConfig) -> None:
         "max_segments": task.max_segments,
         "width": task.width,
         "layers": task.layers,
+        "words": task.words,
+        "text_encoder": task.text_encoder,
         "seed": task.seed,
         "batch": config.optimiser.batch,
         "out": None,

@@ -17,7 +17,7 @@ from torch import Tensor
 from motionlex.controllers.conditions import Conditions
 from motionlex.controllers.latent_data import NO_CORRUPTION, Captions, Corruption, DistillationSet, lay_out
 from motionlex.controllers.latent_policy import LatentPolicy, LatentPolicyConfig
-from motionlex.controllers.text import TextEncoder, TextFunction
+from motionlex.controllers.text import TextEncoder, TextFunction, bert_width
 from motionlex.data.captions import held_out_captions, training_captions
 from motionlex.data.datasets import load_dataset
 from motionlex.data.errors import UserError
@@ -72,6 +72,10 @@ class LatentTask:
     """Blocks of the policy."""
     heads: int = 4
     """Attention heads."""
+    words: int = 0
+    """Tokens of the policy's memory that are drawn from the word pieces."""
+    text_encoder: str | None = None
+    """Text encoder; None is the packaged one."""
 
     def __post_init__(self) -> None:
         if min(self.schedule_steps, self.samples, self.max_segments) < 1:
@@ -217,6 +221,8 @@ class LatentExamples:
     """Training captions."""
     validation_captions: Captions
     """Held-out captions by label index of the validation segments."""
+    text_sha256: str
+    """Digest of the text encoder's weights."""
 
 
 def embed_captions(encode: TextFunction, labels: tuple[str, ...], *, held_out: bool) -> Captions:
@@ -256,7 +262,8 @@ def prepare_examples(task: LatentTask, autoencoder: TrainedAutoencoder) -> Laten
         timeline = lay_out(data.validation, kinematics)
         if timeline.labels:
             validation = DistillationSet(timeline, autoencoder, samples=1, max_segments=2000, generator=generator)
-    encode = TextEncoder().encode
+    encoder = TextEncoder(task.text_encoder)
+    encode = encoder.encode
     return LatentExamples(
         train=train,
         validation=validation,
@@ -264,6 +271,7 @@ def prepare_examples(task: LatentTask, autoencoder: TrainedAutoencoder) -> Laten
         validation_captions=embed_captions(
             encode, () if validation is None else validation.timeline.labels, held_out=True
         ),
+        text_sha256=encoder.digest,
     )
 
 
@@ -286,6 +294,8 @@ def build_policy(task: LatentTask, autoencoder: TrainedAutoencoder) -> LatentPol
         width=task.width,
         layers=task.layers,
         heads=task.heads,
+        words=task.words,
+        text=bert_width(task.text_encoder),
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(task.seed)

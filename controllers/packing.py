@@ -52,8 +52,12 @@ class PackFlags:
     """Default temperature of the choice of codes."""
     top_p: float = 1.0
     """Default nucleus of the choice of codes."""
+    top_k: int = 0
+    """Default number of most likely codes that are kept, 0 for all."""
     guidance: float = 2.0
     """Default classifier-free guidance on the text."""
+    path_guidance: float = 1.0
+    """Default classifier-free guidance on the desired path."""
     json: bool = False
     """Print one JSON object as the last line of stdout."""
 
@@ -94,7 +98,15 @@ def pack_bundle(flags: PackFlags, encode: TextFunction | None = None) -> dict[st
         control=low.task.control,
         data=high.task.data,
         schema_version=SCHEMA_VERSION,
-        sampling={"temperature": flags.temperature, "top_p": flags.top_p, "guidance": flags.guidance},
+        sampling={
+            "temperature": flags.temperature,
+            "top_p": flags.top_p,
+            "top_k": flags.top_k,
+            "guidance": flags.guidance,
+            "path_guidance": flags.path_guidance,
+        },
+        text_encoder=high.task.text_encoder,
+        text_sha256=_text(metas["latent_policy"].get("text_sha256")),
         commands=(
             *(_command(meta) for run in runs.values() for meta in _history(run)),
             _command(provenance()),
@@ -103,8 +115,8 @@ def pack_bundle(flags: PackFlags, encode: TextFunction | None = None) -> dict[st
         | {f"{part}_{key}": _text(values.get(key)) for part, values in metas.items() for key in ("commit", "steps")},
     )
     check_agreement(meta, autoencoder, latent_policy, low_level)
-    encode = TextEncoder().encode if encode is None else encode
-    captions = {label: encode(training_captions(label)) for label in _labels(metas["latent_policy"])}
+    encode = TextEncoder(high.task.text_encoder).encode if encode is None else encode
+    captions = {label: encode(training_captions(label))[:, 0] for label in _labels(metas["latent_policy"])}
     contents = {f"{part}/{name}": _content(run / name) for part, run in runs.items() for name in FILES[part]}
     save_bundle(flags.out, meta, contents, captions)
     verify(flags.out)

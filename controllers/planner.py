@@ -94,7 +94,7 @@ class Planner:
         self._xy, self._yaw = qpos[:2].copy(), float(quaternion.yaw(qpos[None, 3:7])[0])
         self._tail = self._running = None
 
-    def conditions(self, text: Float[Tensor, " width"], path: DesiredPath | None) -> Conditions:
+    def conditions(self, text: Float[Tensor, "piece width"], path: DesiredPath | None) -> Conditions:
         """Describe the present to the latent policy, in its heading frame."""
         local, _ = to_heading(self._features[None], reference_frame=WINDOW - 1)
         yaw = np.array([self._yaw])
@@ -131,11 +131,11 @@ class Planner:
         self._tail = (segment.qpos[executed:], segment.qvel[executed:])
         self._running = None
 
-    def replan(self, text: Float[Tensor, " width"], path: DesiredPath | None = None) -> Segment:
+    def replan(self, text: Float[Tensor, "piece width"], path: DesiredPath | None = None) -> Segment:
         """Choose and decode a segment that starts at the present; ``commit`` what was executed first.
 
         Args:
-            text: Sentence embedding of the command.
+            text: Embedding of the command: the sentence, then its word pieces.
             path: Desired centre of mass, or None.
 
         Returns:

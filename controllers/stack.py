@@ -102,6 +102,21 @@ class State:
     """What happened out of the ordinary: ``fell``, ``stood up`` (put on its feet) or ``diverged``."""
 
 
+def bundle_encoder(bundle: Bundle) -> TextFunction:
+    """Return the text encoder that a bundle was trained with.
+
+    Raises:
+        UserError: If it is not there, or its weights are others.
+    """
+    encoder = TextEncoder(bundle.meta.text_encoder)
+    if bundle.meta.text_sha256 not in ("", encoder.digest):
+        raise UserError(
+            f"the bundle {bundle.path} was trained with another text encoder than {bundle.meta.text_encoder}: its "
+            "weights have changed since"
+        )
+    return encoder.encode
+
+
 class Stack:
     """A simulated robot that obeys text.
 
@@ -125,16 +140,19 @@ class Stack:
         Args:
             bundle: Trained parts.
             seed: Seed of the codes that are drawn.
-            encode: Text encoder; the frozen BERT when None.
+            encode: Text encoder; the one that the bundle was trained with when None.
             sampling: How codes are drawn; the bundle's own setting when None.
             config: How plan and robot are held together.
+
+        Raises:
+            UserError: If the bundle's text encoder is not there, or has changed.
         """
         self.bundle = bundle
         self.hz = bundle.meta.hz
         self.config = StackConfig() if config is None else config
         self.robot = get_robot(bundle.meta.robot)
         self.kinematics = ForwardKinematics(self.robot)
-        self._encode = TextEncoder().encode if encode is None else encode
+        self._encode = bundle_encoder(bundle) if encode is None else encode
         sampling = SamplingConfig(**bundle.meta.sampling) if sampling is None else sampling
         self._generator = torch.Generator().manual_seed(seed)
         self._planner = Planner(
@@ -156,7 +174,7 @@ class Stack:
         self.waited_s = 0.0
         """Time that control steps have waited for codes [s]."""
         self._drafted: Future[Segment] | None = None
-        self._text: Float[Tensor, " width"] | None = None
+        self._text: Float[Tensor, "piece width"] | None = None
         self._path: ComPath | VelocityCommand | None = None
         self._start(self._standing(np.zeros(2), 0.0))
         self._origin = self._planner.com.copy()
@@ -254,7 +272,7 @@ class Stack:
         if not words:
             raise UserError('the command is empty: say what the robot should do, e.g. "walk forward"')
         embedding = self._encode([words])[0]
-        action, similarity = nearest_action(embedding, self.bundle.captions)
+        action, similarity = nearest_action(embedding[0], self.bundle.captions)
         understood = similarity >= self.config.understood_from
         self._text = embedding if understood else self._encode([REST])[0]
         if com_path is not None:
@@ -329,7 +347,7 @@ class Stack:
             event=event,
         )
 
-    def _wishes(self, ahead: int) -> tuple[Float[Tensor, " width"], DesiredPath | None]:
+    def _wishes(self, ahead: int) -> tuple[Float[Tensor, "piece width"], DesiredPath | None]:
         """Return text and path for a segment that begins some frames from now."""
         if self._text is None:
             raise UserError("the stack has no command yet: call Stack.command(text) before Stack.step()")

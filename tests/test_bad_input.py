@@ -64,13 +64,9 @@ def good(tmp_path_factory):
 
 
 @pytest.fixture
-def fails(tmp_path, monkeypatch, capfd, toy_encode):
+def fails(tmp_path, monkeypatch, capfd, toy_encoder):
     """Call a command in an empty folder; it must fail as promised. Returns its line."""
-
-    class Encoder:
-        encode = staticmethod(toy_encode)
-
-    monkeypatch.setattr("motionlex.controllers.stack.TextEncoder", Encoder)
+    monkeypatch.setattr("motionlex.controllers.stack.TextEncoder", toy_encoder)
     monkeypatch.setenv("MOTIONLEX_CACHE", str(tmp_path / "cache"))
     work = tmp_path / "work"
     work.mkdir()
@@ -310,11 +306,8 @@ def test_bundle_whose_card_contradicts_its_parts(key, value, fails, tiny_bundle,
 
 
 @pytest.mark.parametrize("text", ["walk" * 2000, "\N{DANCER} \N{MAN DANCING}", "\x00\x01\x1b[31m", "a\n\r\t\u2028b"])
-def test_odd_texts_are_still_commands(text, tiny_bundle, capsys, monkeypatch, toy_encode):
-    class Encoder:
-        encode = staticmethod(toy_encode)
-
-    monkeypatch.setattr("motionlex.controllers.stack.TextEncoder", Encoder)
+def test_odd_texts_are_still_commands(text, tiny_bundle, capsys, monkeypatch, toy_encoder):
+    monkeypatch.setattr("motionlex.controllers.stack.TextEncoder", toy_encoder)
     from motionlex.scripts.simulate import main
 
     assert main(["--bundle", str(tiny_bundle), "--json", f"{text}:0.04"]) == 0

@@ -23,7 +23,7 @@ def examples(toy_clips, tiny_autoencoder):
 
 
 def two_captions():
-    rows = torch.nn.functional.normalize(torch.randn(2, 3, 384, generator=torch.Generator().manual_seed(1)), dim=-1)
+    rows = torch.nn.functional.normalize(torch.randn(2, 3, 1, 384, generator=torch.Generator().manual_seed(1)), dim=-1)
     return Captions(embeddings=(rows[0], rows[1]))
 
 
@@ -75,7 +75,7 @@ def test_conditions_of_a_straight_walk_have_a_straight_path(examples):
     start = np.array([200 + 120])
     rng = np.random.default_rng(0)
     quiet = Corruption(path_dropout=0.0, yaw_dropout=0.0, path_noise=0.0, text_dropout=0.0, history_noise=0.0)
-    conditions = examples.conditions(start, torch.zeros(1, 384), quiet, rng)
+    conditions = examples.conditions(start, torch.zeros(1, 1, 384), quiet, rng)
     path, past = conditions.path[0].double().numpy(), conditions.com_past[0].double().numpy()
     # 0.5 m/s at 50 Hz; the swinging arms move the centre of mass by less than a centimetre
     np.testing.assert_allclose(path[:, 0], 0.01 * np.arange(1, 33), atol=0.02)

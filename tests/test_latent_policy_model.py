@@ -18,7 +18,7 @@ def small_policy(seed=0, **changes):
         return LatentPolicy(LatentPolicyConfig(**{**config, **changes}))
 
 
-def random_conditions(batch, seed=0, features=FEATURES):
+def random_conditions(batch, seed=0, features=FEATURES, pieces=1):
     generator = torch.Generator().manual_seed(seed)
 
     def normal(*shape):
@@ -26,7 +26,7 @@ def random_conditions(batch, seed=0, features=FEATURES):
 
     return Conditions(
         history=normal(batch, WINDOW, features),
-        text=torch.nn.functional.normalize(normal(batch, 384), dim=-1),
+        text=torch.nn.functional.normalize(normal(batch, pieces, 384), dim=-1),
         com_past=normal(batch, WINDOW, 2),
         path=normal(batch, WINDOW, 4),
         has_text=torch.ones(batch, dtype=torch.bool),
@@ -116,9 +116,52 @@ def test_guidance_by_hand():
     q, q0 = torch.tensor([0.5, 0.5], dtype=torch.float64), torch.tensor([0.8, 0.2], dtype=torch.float64)
     logits = torch.stack([q, q0]).log() + torch.tensor([[3.0], [-1.0]])  # unnormalised by different constants
     # q^2 / q0 = (0.3125, 1.25), normalised (0.2, 0.8)
-    torch.testing.assert_close(guide(logits, 2.0).softmax(-1)[0], torch.tensor([0.2, 0.8], dtype=torch.float64))
-    torch.testing.assert_close(guide(logits, 1.0).softmax(-1)[0], q)
-    torch.testing.assert_close(guide(logits, 0.0).softmax(-1)[0], q0)
+    for guidance, expected in ((2.0, [0.2, 0.8]), (1.0, [0.5, 0.5]), (0.0, [0.8, 0.2])):
+        found = guide(logits, (guidance, 1.0 - guidance)).softmax(-1)[0]
+        torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64))
+
+
+def test_each_condition_has_a_guidance_of_its_own():
+    """The first code of many draws: q (q / q without text)^(g - 1) (q / q without path)^(h - 1), normalised."""
+    policy, one = small_policy(vocabulary=5), random_conditions(1)
+    sampling = SamplingConfig(guidance=2.5, path_guidance=0.5)
+    none = torch.zeros(1, TOKENS, dtype=torch.long)
+    q, no_text, no_path = (
+        policy.logits(c, none)[0, 0].softmax(-1) for c in (one, one.without_text(), one.without_path())
+    )
+    expected = q * (q / no_text) ** 1.5 * (q / no_path) ** -0.5
+    many = Conditions(**{k: v.repeat(20_000, *[1] * (v.ndim - 1)) for k, v in vars(one).items()})
+    codes, _ = policy.sample(many, torch.Generator().manual_seed(0), sampling)
+    found = torch.bincount(codes[:, 0], minlength=5) / 20_000
+    assert (found - expected / expected.sum()).abs().max() < 4 * 0.5 / np.sqrt(20_000)
+
+
+def test_without_a_path_its_guidance_is_no_guidance():
+    policy, conditions = small_policy(), random_conditions(3).without_path()
+    runs = [
+        policy.sample(conditions, torch.Generator().manual_seed(4), SamplingConfig(path_guidance=g))[0]
+        for g in (1.0, 3.0)
+    ]
+    assert torch.equal(*runs)
+
+
+def test_word_pieces_count_and_padding_does_not():
+    policy, conditions = small_policy(words=3).double(), random_conditions(4, pieces=6)
+    conditions = changed(
+        conditions, **{k: getattr(conditions, k).double() for k in ("history", "text", "com_past", "path")}
+    )
+    codes = torch.zeros(4, TOKENS, dtype=torch.long)
+    seen = policy.logits(conditions, codes)
+    padded = changed(conditions, text=torch.nn.functional.pad(conditions.text, (0, 0, 0, 5)))
+    torch.testing.assert_close(policy.logits(padded, codes), seen, atol=1e-12, rtol=0)
+    other = conditions.text.clone()
+    other[:, 3] = other[:, 3].flip(-1)
+    assert (policy.logits(changed(conditions, text=other), codes) - seen).abs().max() > 1e-6
+    silent = [policy.logits(changed(conditions, text=t).without_text(), codes) for t in (conditions.text, other)]
+    torch.testing.assert_close(*silent, atol=0, rtol=0)  # withheld text has no words either
+    assert torch.isfinite(policy.logits(changed(conditions, text=conditions.text[:, :1]), codes)).all()
+    codes, log_prob = policy.sample(conditions, torch.Generator().manual_seed(1))
+    torch.testing.assert_close(log_prob, policy.log_prob(conditions, codes), atol=1e-10, rtol=0)
 
 
 def test_nucleus_and_temperature_by_hand():
@@ -127,6 +170,11 @@ def test_nucleus_and_temperature_by_hand():
     torch.testing.assert_close(kept, torch.tensor([[0.625, 0.375, 0.0]], dtype=torch.float64))
     only = reshape_logits(logits, SamplingConfig(top_p=0.5)).softmax(-1)
     torch.testing.assert_close(only, torch.tensor([[1.0, 0.0, 0.0]], dtype=torch.float64))
+    two = reshape_logits(logits, SamplingConfig(top_k=2)).softmax(-1)
+    torch.testing.assert_close(two, torch.tensor([[0.625, 0.375, 0.0]], dtype=torch.float64))
+    both = reshape_logits(logits, SamplingConfig(top_k=2, top_p=0.6)).softmax(-1)  # 0.625 is enough of what is kept
+    torch.testing.assert_close(both, torch.tensor([[1.0, 0.0, 0.0]], dtype=torch.float64))
+    assert torch.equal(reshape_logits(logits, SamplingConfig(top_k=7)), logits)
     squared = reshape_logits(logits, SamplingConfig(temperature=0.5)).softmax(-1)
     torch.testing.assert_close(squared, torch.tensor([[0.25, 0.09, 0.04]], dtype=torch.float64) / 0.38)
     best = reshape_logits(logits, SamplingConfig(temperature=0.0)).softmax(-1)
@@ -137,7 +185,7 @@ def test_a_toy_mapping_from_text_to_codes_is_learned_in_seconds():
     """Three texts name three code sequences; the history is noise and must be ignored."""
     policy = small_policy(width=32, layers=1)
     generator = torch.Generator().manual_seed(5)
-    texts = torch.nn.functional.normalize(torch.randn(3, 384, generator=generator), dim=-1)
+    texts = torch.nn.functional.normalize(torch.randn(3, 1, 384, generator=generator), dim=-1)
     targets = torch.randint(VOCABULARY, (3, TOKENS), generator=generator)
     optimiser = torch.optim.AdamW(policy.parameters(), lr=3e-3)
     for step in range(150):
@@ -147,7 +195,7 @@ def test_a_toy_mapping_from_text_to_codes_is_learned_in_seconds():
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-    fresh = changed(random_conditions(30, seed=999), text=texts.repeat(10, 1))
+    fresh = changed(random_conditions(30, seed=999), text=texts.repeat(10, 1, 1))
     codes, _ = policy.sample(fresh, torch.Generator().manual_seed(6), SamplingConfig(temperature=0.0))
     assert (codes == targets.repeat(10, 1)).float().mean() > 0.95
 

@@ -15,16 +15,13 @@ from motionlex.data.errors import UserError
 
 
 @pytest.fixture(autouse=True)
-def toy_world(monkeypatch, toy_clips, toy_encode):
-    class Encoder:
-        encode = staticmethod(toy_encode)
-
+def toy_world(monkeypatch, toy_clips, toy_encoder):
     def load(name, root, *, hz):
         return MotionData(name=name, train=toy_clips, validation=toy_clips[1:], hz=hz)
 
-    monkeypatch.setattr(latent_training, "TextEncoder", Encoder)
+    monkeypatch.setattr(latent_training, "TextEncoder", toy_encoder)
     monkeypatch.setattr(latent_training, "load_dataset", load)
-    monkeypatch.setattr(packing, "TextEncoder", Encoder)
+    monkeypatch.setattr(packing, "TextEncoder", toy_encoder)
 
 
 def flags(vae, out, **changes):

@@ -46,9 +46,11 @@ from motionlex.data.features import features_to_state
 from motionlex.data.kinematics import ForwardKinematics
 from motionlex.data.quaternion import yaw
 from motionlex.data.robots import get_robot
+from motionlex.envs.episodes import Episodes
 from motionlex.envs.joining import first_part, join_commands, join_libraries
-from motionlex.envs.reference import MINIMUM_RUN, MotionLibrary, StartSampler, reference_command
-from motionlex.envs.task import Episodes, TrackingTask
+from motionlex.envs.reference import MINIMUM_RUN, MotionLibrary, reference_command
+from motionlex.envs.start_sampler import StartSampler
+from motionlex.envs.task import TrackingTask
 from motionlex.envs.task_config import TaskConfig
 
 ROBOT = get_robot("h1")
@@ -153,8 +155,7 @@ def test_a_long_walk_is_even_and_scripts_lose_no_switch():
     for command in (command for script in scripts for command in script):
         assert command.text in training_captions(command.action)
         assert command.text not in held_out_captions(command.action)
-        assert 50 <= command.frames <= 100 and sum(command.executed) == command.frames
-        assert all(0 < n <= 16 for n in command.executed) and all(n == 16 for n in command.executed[:-1])
+        assert 48 <= command.frames <= 96 and command.frames == 16 * command.segments  # 1 to 2 s in whole segments
 
 
 def test_generated_motion_covers_all_switches_of_its_actions(motion):
@@ -206,13 +207,10 @@ def test_one_script_is_what_planner_and_stack_plan(source, toy_encode, tiny_bund
     np.testing.assert_allclose(stack._segment.qpos, plan.qpos[0], atol=1e-5)
 
 
-def test_a_command_breaks_into_the_running_segment(motion):
+def test_a_command_begins_with_a_segment(motion):
     for plan in motion.plans:
-        ends = {span.start for span in plan.clip.labels}
-        gaps = np.diff(np.append(plan.starts, plan.clip.frames))
-        assert ends <= set(plan.starts.tolist())
-        short = plan.starts[:-1][gaps[:-1] < 16] + gaps[:-1][gaps[:-1] < 16]
-        assert set(short.tolist()) <= ends  # only a command ends a segment early
+        assert {span.start for span in plan.clip.labels} <= set(plan.starts.tolist())
+        assert set(np.diff(np.append(plan.starts, plan.clip.frames))) == {16}
 
 
 def test_the_same_seed_gives_the_same_motion_and_the_cache_is_used(source, toy_encode, monkeypatch):
@@ -330,7 +328,8 @@ def test_joined_parts_show_what_they_showed_apart(library, motion, goal):
             expected = alone.observe(state.qpos, state.qvel, apart)
             np.testing.assert_array_equal(whole.observe(state.qpos, state.qvel, together), expected)
             if goal == "latent":
-                for got, wanted in zip(whole.codes_at(together), alone.codes_at(apart), strict=True):
+                found = command.codes_at(together.frame, together.variant)
+                for got, wanted in zip(found, shown.codes_at(apart.frame, apart.variant), strict=True):
                     np.testing.assert_array_equal(got, wanted)
         reference = joined.at(frames + offset)
         np.testing.assert_array_equal(reference.qpos, state.qpos)
@@ -397,7 +396,7 @@ def test_training_sees_generated_motion_and_evaluation_does_not(
 ):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setattr(low_level_setup, "load_dataset", toy_dataset)
-    monkeypatch.setattr(generated_module, "TextEncoder", lambda: SimpleNamespace(encode=toy_encode))
+    monkeypatch.setattr(generated_module, "TextEncoder", lambda name: SimpleNamespace(encode=toy_encode))
     monkeypatch.setattr(generated_module, "PlausibilityLimits", lambda: LOOSE)
     monkeypatch.setattr(generated_library_module, "ScriptConfig", lambda minutes: replace(SHORT, minutes=minutes))
     trained, evaluated = [], []

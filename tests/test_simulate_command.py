@@ -14,11 +14,8 @@ from motionlex.scripts.simulate import main
 
 
 @pytest.fixture(autouse=True)
-def quick_text(monkeypatch, toy_encode):
-    class Encoder:
-        encode = staticmethod(toy_encode)
-
-    monkeypatch.setattr("motionlex.controllers.stack.TextEncoder", Encoder)
+def quick_text(monkeypatch, toy_encoder):
+    monkeypatch.setattr("motionlex.controllers.stack.TextEncoder", toy_encoder)
 
 
 def test_commands_and_durations():

@@ -158,12 +158,12 @@ def test_a_desired_path_reaches_the_policy_in_the_present_heading_frame(bundle, 
     time = np.array([0.0, 10.0])
     stack.follow(ComPath(time=time, xy=np.array([[0.0, 0.0], [10.0, 0.0]]), yaw=None))
     stack.command("walk")
-    conditions = stack._planner.conditions(torch.zeros(384), stack._desired_path())
+    conditions = stack._planner.conditions(torch.zeros(1, 384), stack._desired_path())
     assert bool(conditions.has_path)
     np.testing.assert_allclose(conditions.path[0, :, 0].numpy(), np.arange(1, 33) / 50, atol=1e-6)
     np.testing.assert_allclose(conditions.path[0, :, 1:].numpy(), 0, atol=1e-6)
     stack.follow(None)
-    assert not bool(stack._planner.conditions(torch.zeros(384), stack._desired_path()).has_path)
+    assert not bool(stack._planner.conditions(torch.zeros(1, 384), stack._desired_path()).has_path)
 
 
 def lying(qpos):

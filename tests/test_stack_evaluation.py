@@ -132,11 +132,8 @@ def test_every_stage_reports_its_keys_on_an_untrained_bundle(tiny_bundle, toy_en
     assert data["measurements"]["turn_left"]["yaw_rate_dps"] == pytest.approx(np.rad2deg(1.0), rel=1e-3)
 
 
-def test_the_loop_benchmark_reports_its_keys(tiny_bundle, toy_encode, monkeypatch):
-    class Encoder:
-        encode = staticmethod(toy_encode)
-
-    monkeypatch.setattr("motionlex.controllers.stack.TextEncoder", Encoder)
+def test_the_loop_benchmark_reports_its_keys(tiny_bundle, toy_encoder, monkeypatch):
+    monkeypatch.setattr("motionlex.controllers.stack.TextEncoder", toy_encoder)
     result = benchmark_loop(tiny_bundle, seconds=1.0)
     assert {"real_time_factor", "segment_ms_p50", "segment_ms_p99", "command_to_motion_s"} <= set(result)
     assert all(value > 0 for value in result.values())

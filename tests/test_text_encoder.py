@@ -26,17 +26,17 @@ def test_embeddings_of_a_padded_batch_equal_those_of_single_sentences(encoder):
 
 def test_the_attention_mask_matters(encoder):
     """Independent of our call: the raw model on a padded row, with the mask and with everything unmasked."""
-    tokens = encoder._tokenizer(list(SENTENCES), padding=True, return_tensors="pt")
+    tokens = encoder._bert[1](list(SENTENCES), padding=True, return_tensors="pt")
     mask = tokens["attention_mask"]
-    right = text.mean_pool(encoder._model(tokens["input_ids"], attention_mask=mask).last_hidden_state, mask)
+    right = text.mean_pool(encoder._bert[0](tokens["input_ids"], attention_mask=mask).last_hidden_state, mask)
     ones = torch.ones_like(mask)
-    wrong = text.mean_pool(encoder._model(tokens["input_ids"], attention_mask=ones).last_hidden_state, ones)
+    wrong = text.mean_pool(encoder._bert[0](tokens["input_ids"], attention_mask=ones).last_hidden_state, ones)
     assert float((right[0] * wrong[0]).sum()) < 0.98
-    torch.testing.assert_close(encoder.encode(SENTENCES), right, atol=2e-6, rtol=0)
+    torch.testing.assert_close(encoder.encode(SENTENCES)[:, 0], right, atol=2e-6, rtol=0)
 
 
 def test_embeddings_are_unit_vectors_of_384_numbers_and_know_meaning(encoder):
-    rows = encoder.encode(["walk forward", "go straight ahead on foot", "punch like a boxer"])
+    rows = encoder.encode(["walk forward", "go straight ahead on foot", "punch like a boxer"])[:, 0]
     assert rows.shape == (3, 384) and rows.dtype == torch.float32
     torch.testing.assert_close(rows.norm(dim=1), torch.ones(3), atol=1e-5, rtol=0)
     assert rows[0] @ rows[1] > rows[0] @ rows[2] + 0.1
@@ -44,7 +44,7 @@ def test_embeddings_are_unit_vectors_of_384_numbers_and_know_meaning(encoder):
 
 def test_the_reference_library_gives_the_same_vectors(encoder):
     """sentence-transformers, the library these weights were trained with, is the reference."""
-    a, b = encoder.encode(["This is an example sentence", "Each sentence is converted"])
+    a, b = encoder.encode(["This is an example sentence", "Each sentence is converted"])[:, 0]
     reference = pytest.importorskip("sentence_transformers").SentenceTransformer(str(text.model_folder()), device="cpu")
     expected = reference.encode(["This is an example sentence", "Each sentence is converted"])
     np.testing.assert_allclose(torch.stack([a, b]).numpy(), expected, atol=2e-6)
@@ -58,13 +58,57 @@ def test_case_and_blanks_make_no_difference_and_repeats_come_from_memory(encoder
 
 @pytest.mark.parametrize("odd", ["", "🤖" * 500, "x" * 100_000, "\x00\n\t", "walk " * 400, "гулять вперёд"])
 def test_odd_texts_still_give_unit_vectors(encoder, odd):
-    row = encoder.encode([odd])
-    assert torch.isfinite(row).all()
+    pieces = encoder.encode([odd])
+    assert torch.isfinite(pieces).all() and pieces.shape == (1, 25, 384)
+    row = pieces[:, 0]
     assert abs(float(row.norm()) - 1) < 1e-5
 
 
 def test_no_texts_give_no_rows(encoder):
-    assert encoder.encode([]).shape == (0, 384)
+    assert encoder.encode([]).shape == (0, 25, 384)
+
+
+def test_word_vectors_are_those_of_the_words_and_zeros_after_them(encoder):
+    """Independent of our slicing: the raw model on one sentence, its special first and last piece left out."""
+    tokens = encoder._bert[1](["wave with both hands"], return_tensors="pt")
+    hidden = encoder._bert[0](**tokens).last_hidden_state[0, 1:-1]
+    pieces = encoder.encode(["wave with both hands", "a much longer sentence about waving, to pad the first"])[0]
+    torch.testing.assert_close(pieces[1:5], torch.nn.functional.normalize(hidden, dim=-1), atol=2e-6, rtol=0)
+    assert len(hidden) == 4 and not pieces[5:].any()
+    assert encoder.encode(["walk " * 400])[0].any(dim=-1).all()  # longer texts fill all rows
+
+
+def test_texts_are_kept_on_disk_by_content_and_weights(tmp_path, monkeypatch):
+    monkeypatch.setenv("MOTIONLEX_CACHE", str(tmp_path))
+    first = text.TextEncoder().encode(["hop on one leg"])
+    again = text.TextEncoder()
+    monkeypatch.setattr(text, "_load", lambda folder: pytest.fail("nothing has to be computed"))
+    torch.testing.assert_close(again.encode(["hop on one leg"]), first, atol=0, rtol=0)
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_another_bert_is_taken_from_its_folder(tmp_path):
+    from transformers import AutoTokenizer, BertConfig, BertModel
+
+    config = BertConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
+    BertModel(config).save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(text.model_folder()).save_pretrained(tmp_path)
+    other = text.TextEncoder(str(tmp_path))
+    rows = other.encode(["wave", "walk forward"])
+    assert rows.shape == (2, 25, 32) and text.bert_width(str(tmp_path)) == 32
+    torch.testing.assert_close(rows[:, 0].norm(dim=1), torch.ones(2), atol=1e-5, rtol=0)
+    assert other.digest != text.TextEncoder().digest
+
+
+@pytest.mark.parametrize("name", ["no/such-model", "", "a b c", "/nowhere/at/all"])
+def test_an_encoder_that_is_not_there_is_a_clear_error_and_nothing_is_downloaded(name):
+    with pytest.raises(UserError, match="--text-encoder"):
+        text.TextEncoder(name)
+
+
+def test_a_folder_without_safetensors_is_refused(tmp_path):
+    with pytest.raises(UserError, match="safetensors"):
+        text.TextEncoder(str(tmp_path))
 
 
 def test_mean_pooling_by_hand():
@@ -79,7 +123,7 @@ def test_other_weights_are_refused(tmp_path):
         if file.is_file() and file.name != "model.safetensors":
             shutil.copy(file, tmp_path)
     with pytest.raises(UserError, match="reinstall"):
-        text.TextEncoder(tmp_path)
+        text.check_weights(tmp_path / "model.safetensors")
     (tmp_path / "model.safetensors").write_bytes(b"something else")
     with pytest.raises(UserError, match="53aa5117"):
-        text.TextEncoder(tmp_path)
+        text.check_weights(tmp_path / "model.safetensors")
