@@ -15,11 +15,10 @@ from rsl_rl.env import VecEnv
 from tensordict import TensorDict
 from torch import Tensor
 
-from motionlex.data.errors import UserError
 from motionlex.envs.reference import StartSampler
 from motionlex.envs.task import Episodes, TrackingTask
-from motionlex.envs.task_config import TaskConfig
 from motionlex.envs.warp_config import WarpBuffers
+from motionlex.envs.warp_disturbances import WarpDisturbances, renew
 from motionlex.envs.warp_physics import WarpPhysics
 
 LEARN_EVERY = 32
@@ -65,18 +64,15 @@ class WarpTracking(VecEnv):
         Args:
             task: What to do, with torch arrays on the device of the simulation (``MotionLibrary.to``).
             worlds: Number of robots.
-            generator: Source of start frames, noise and kicks, on the same device.
+            generator: Source of everything that is drawn, on the same device.
             buffers: Room for contacts and constraints; None takes the defaults.
-
-        Raises:
-            UserError: If the task varies what this backend cannot vary.
         """
         if not isinstance(task.library.qpos, Tensor):
             raise TypeError("the motions of a Warp environment must be torch tensors: MotionLibrary.to(device)")
-        _refuse_unsupported(task.config)
         self.task, self.generator = task, generator
         device = task.library.qpos.device
         self.physics = WarpPhysics(task.robot, task.config, worlds=worlds, device=device, buffers=buffers)
+        self.disturbances = WarpDisturbances(task, self.physics, generator)
         self.device: torch.device = self.physics.device
         self.num_envs, self.num_actions = worlds, task.actions
         self.max_episode_length, self.cfg = task.episode_steps, task.config
@@ -109,18 +105,17 @@ class WarpTracking(VecEnv):
         return self.get_observations()
 
     def reset_to(self, frames: Int[Tensor, " env"]) -> TensorDict:
-        """Start every robot exactly at the given library frames, without noise."""
+        """Start every robot exactly at the given library frames, without noise; robots may differ all the same."""
         qpos, qvel = self.task.start(self.episodes, self._rows, frames)
         self.qpos.copy_(torch.as_tensor(qpos))
         self.qvel.copy_(torch.as_tensor(qvel))
-        self.episode_length_buf.zero_()
-        self.returns.zero_()
+        self._begin(torch.ones_like(frames, dtype=torch.bool))
         return self.get_observations()
 
     def get_observations(self) -> TensorDict:
-        """Return the present observations by group."""
+        """Return the present observations by group; asking twice gives the same numbers."""
         task = self.task
-        seen = torch.as_tensor(task.observe(self.qpos, self.qvel, self.episodes))
+        seen = self.disturbances.measure(torch.as_tensor(task.observe(self.qpos, self.qvel, self.episodes)))
         groups = {"policy": seen[:, : task.policy_size]}
         if task.observation_size > task.policy_size:
             groups["critic"] = seen
@@ -139,10 +134,10 @@ class WarpTracking(VecEnv):
         """
         task, episodes, limit = self.task, self.episodes, self.task.action_limit
         action = actions.clamp(-limit, limit)
-        self.physics.ctrl.copy_(torch.as_tensor(task.control(episodes, action)))
+        self.disturbances.command(torch.as_tensor(task.control(episodes, action)))
         self.physics.simulate()
-        last_action = episodes.last_action
-        result = task.advance(episodes, self.qpos, self.qvel, action, self.physics.ctrl)
+        last_action, drawn = episodes.last_action, self.disturbances.parameters
+        result = task.advance(episodes, self.qpos, self.qvel, action, self.physics.ctrl, drawn)
         episodes.last_action = torch.as_tensor(last_action).copy_(action)  # one tensor for good, as all of the state
         reward, terminated, truncated, diverged = (
             torch.as_tensor(x) for x in (result.reward, result.terminated, result.truncated, result.diverged)
@@ -153,7 +148,7 @@ class WarpTracking(VecEnv):
         ended = (done, self.episode_length_buf * done, self.returns * done, terminated, diverged)
         self._totals += torch.stack([x.sum(dtype=torch.float64) for x in ended])
         self._note_ends(done, terminated)
-        self._push()
+        self.disturbances.strike(self.qvel)
         self._restart(done)
         return self.get_observations(), reward, done, {"time_outs": truncated}
 
@@ -174,6 +169,7 @@ class WarpTracking(VecEnv):
         """Take back what :meth:`snapshot` gave, on whatever device it lies."""
         for name, value in self._state().items():
             value.copy_(arrays[name])
+        self.disturbances.write()
         self.generator.set_state(arrays["generator"].cpu())
         self._ended_now, self.diverged = arrays["counts"].tolist()
 
@@ -193,7 +189,7 @@ class WarpTracking(VecEnv):
             "totals": self._totals,
             "ended": self._ended,
         }
-        return {name: torch.as_tensor(value) for name, value in arrays.items()}
+        return {name: torch.as_tensor(value) for name, value in arrays.items()} | self.disturbances.state()
 
     def _bookkeeping(self) -> Episodes:
         frame = torch.zeros(len(self.physics.qpos), dtype=torch.int64, device=self.device)
@@ -215,15 +211,6 @@ class WarpTracking(VecEnv):
         self.sampler.update(starts[rows], ends[rows], kinds[rows] == 2)
         self.sampler.failure = self._failure.copy_(torch.as_tensor(self.sampler.failure))
 
-    def _push(self) -> None:
-        """Kick some robots horizontally, if the task asks for it."""
-        kicks = self.task.config.randomisation
-        if kicks.push_speed <= 0.0:
-            return
-        draw = torch.rand((self.num_envs, 3), generator=self.generator, device=self.device)
-        hit = draw[:, :1] < 1.0 / (kicks.push_interval_s * self.task.config.hz)
-        self.qvel[:, :2] += hit * kicks.push_speed * (2.0 * draw[:, 1:] - 1.0)
-
     def _restart(self, rows: Bool[Tensor, " env"]) -> None:
         """Begin new episodes in the worlds of a mask; starts are drawn for all worlds, which costs next to nothing."""
         task, worlds, device = self.task, self.num_envs, self.device
@@ -237,15 +224,12 @@ class WarpTracking(VecEnv):
             *((self.qpos, qpos), (self.qvel, qvel), (old.last_action, new.last_action), (old.place, new.place)),
             *((old.frame, new.frame), (old.start, new.start), (old.variant, new.variant)),
         ):
-            state = torch.as_tensor(mine)
-            mask = rows if state.ndim == 1 else rows[:, None]
-            state.copy_(torch.where(mask, torch.as_tensor(fresh), state))
+            renew(torch.as_tensor(mine), torch.as_tensor(fresh), rows)
+        self._begin(rows)
+
+    def _begin(self, rows: Bool[Tensor, " env"]) -> None:
+        """Reset what is counted in the worlds of a mask, and draw what their episodes meet."""
+        self.disturbances.begin(rows, self.qpos)
+        self.disturbances.sense()
         self.episode_length_buf *= ~rows
         self.returns *= ~rows
-
-
-def _refuse_unsupported(config: TaskConfig) -> None:
-    varied = config.randomisation
-    unsupported = {"the robot or the floor": varied.physical, "a delay": varied.delayed, "sensor noise": varied.noisy}
-    if found := [name for name, wanted in unsupported.items() if wanted]:
-        raise UserError(f"--backend warp cannot vary {', '.join(found)} yet: kicks only, or use --backend cpu")

@@ -9,6 +9,9 @@ What must differ from the model that MuJoCo steps on the CPU:
 
 Integrator (implicitfast), solver (Newton), friction cone (pyramidal), iterations, time step and disabled warm start are
 those of the model's text. Without warm start, (qpos, qvel, ctrl) alone determine the next state here as well.
+
+Where the task varies the robot or the floor, every world has a model of its own in the fields that may differ; where it
+delays commands, every physics step has a ctrl of its own. Otherwise there is neither the memory nor the work for them.
 """
 
 from __future__ import annotations
@@ -22,8 +25,10 @@ from torch import Tensor
 
 from motionlex.data.errors import check_number
 from motionlex.data.robots import Robot
+from motionlex.envs.derived_constants import DERIVED_FIELDS
 from motionlex.envs.simulator import substeps, task_model
 from motionlex.envs.task_config import TaskConfig
+from motionlex.envs.varied_model import VARIED_FIELDS
 from motionlex.envs.warp_config import WarpBuffers
 
 FEW_ITERATIONS = 8
@@ -53,7 +58,7 @@ class WarpPhysics:
 
         Args:
             robot: What to simulate.
-            config: Motors, rates and solver settings.
+            config: Motors, rates, solver settings, and whether robots differ or motors are late.
             worlds: Number of robots.
             device: Torch device, ``cuda:0`` or ``cpu``.
             buffers: Room for contacts and constraints; None takes the defaults.
@@ -68,8 +73,9 @@ class WarpPhysics:
         self.host_model = task_model(robot, config)
         self.host_model.opt.disableflags &= ~int(mujoco.mjtDisableBit.mjDSBL_AUTORESET)
         most_contacts = _most_contacts(self.host_model)
+        own = (*VARIED_FIELDS, *DERIVED_FIELDS) if config.randomisation.physical else ()
         with wp.ScopedDevice(self._warp_device):
-            self.model = mjw.put_model(self.host_model)
+            self.model = mjw.put_model(self.host_model, batch_sizes=dict.fromkeys(own, worlds))
             # A fixed number of iterations needs no conditional nodes in the graph; without warm start hardly any world
             # is ready before the few that are allowed.
             self.model.opt.graph_conditional = config.iterations > FEW_ITERATIONS
@@ -86,11 +92,21 @@ class WarpPhysics:
         """Velocities of all robots, a view."""
         self.ctrl: Float[Tensor, "env actuator"] = wp.to_torch(self.data.ctrl)
         """What the motors are told, a view."""
+        self.fields: dict[str, Tensor] = {name: wp.to_torch(getattr(self.model, name)) for name in own}
+        """Numbers of the model that every world has for itself, views; none where all worlds are the same."""
+        late = self.steps if config.randomisation.delayed else 0
+        with wp.ScopedDevice(self._warp_device):
+            self._held = wp.zeros((late, *self.data.ctrl.shape), dtype=float)
+        self.held: Float[Tensor, "env physics actuator"] = wp.to_torch(self._held).transpose(0, 1)
+        """What the motors are told in each physics step, a view; without steps where ctrl is held."""
         self._overflow = wp.to_torch(self.data.overflow)
         self._graph = self._captured()
 
     def simulate(self) -> None:
-        """Hold ctrl for one control period in every world."""
+        """Take one control period in every world, with ctrl or, where motors may be late, step by step with ``held``.
+
+        Afterwards ctrl is what the motors were told last.
+        """
         if self._graph is None:
             self._steps()
         else:
@@ -106,7 +122,9 @@ class WarpPhysics:
 
     def _steps(self) -> None:
         with wp.ScopedDevice(self._warp_device):
-            for _ in range(self.steps):
+            for step in range(self.steps):
+                if size := self._held.size // self.steps:
+                    wp.copy(self.data.ctrl, self._held, src_offset=step * size, count=size)
                 mjw.step(self.model, self.data)
 
     def _captured(self) -> wp.Graph | None:

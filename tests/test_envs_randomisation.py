@@ -370,6 +370,15 @@ def test_draws_fill_their_ranges():
     assert np.abs(correlation - np.eye(len(correlation))).max() < 0.08  # links and joints differ independently
 
 
+def test_no_draw_exceeds_the_longest_delay():
+    """The largest number below 1 in single precision, as MuJoCo Warp draws them, rounds in sums."""
+    for first, last in ((0, 4), (1, 1), (3, 4), (2, 9), (5, 8)):
+        ranges = Randomisation(delay=(first, last))
+        uniform = np.full((2, ranges.draws(21, 19)), 1 - 2.0**-24, dtype=np.float32)
+        uniform[1] = 0.0
+        np.testing.assert_array_equal(ranges.sample(uniform, bodies=21, joints=19).delay, [last, first])
+
+
 def test_every_episode_draws_new_robots(nominal):
     env = batch(task_with(nominal, EVERYTHING), 3)
     env.reset()

@@ -1,7 +1,6 @@
 """MuJoCo Warp against MuJoCo, the environment on it against the task in numpy, restarts, resume, and no waiting."""
 
-import types
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import mujoco
 import numpy as np
@@ -14,12 +13,14 @@ from torch.utils._pytree import tree_leaves
 from motionlex.data.errors import UserError
 from motionlex.data.robots import get_robot
 from motionlex.envs.benchmark import benchmark_task
+from motionlex.envs.derived_constants import DERIVED_FIELDS
 from motionlex.envs.randomisation import Randomisation
 from motionlex.envs.reference import CommandSource, StartSampler
 from motionlex.envs.simulator import task_model
 from motionlex.envs.task import Episodes, TrackingTask
 from motionlex.envs.task_config import StartNoise
 from motionlex.envs.terminations import TerminationLimits
+from motionlex.envs.varied_model import VARIED_FIELDS
 from motionlex.envs.warp_config import WarpBuffers
 
 MISSING = "the extra [warp] is not installed"
@@ -27,6 +28,8 @@ warp_module = pytest.importorskip("motionlex.envs.warp", reason=MISSING)
 WarpPhysics = pytest.importorskip("motionlex.envs.warp_physics", reason=MISSING).WarpPhysics
 WarpTracking, LEARN_EVERY = warp_module.WarpTracking, warp_module.LEARN_EVERY
 ROBOT = get_robot("h1")
+EVERY_FIELD = (*VARIED_FIELDS, *DERIVED_FIELDS)
+SHAPES = {"qpos": (8, 26), "qvel": (8, 25), "ctrl": (8, 19), "held": (8, 4, 19)}
 
 
 @pytest.fixture(scope="module", params=["cpu", "cuda"])
@@ -142,10 +145,10 @@ class Reached:
         self.task, self.advance, self.states = env.task, env.task.advance, []
         env.task.advance = self
 
-    def __call__(self, episodes, qpos, qvel, action, ctrl):
-        now = {name: getattr(episodes, name).clone() for name in ("frame", "start", "variant", "last_action")}
+    def __call__(self, episodes, qpos, qvel, action, ctrl, parameters=None):
+        now = {item.name: getattr(episodes, item.name).clone() for item in fields(Episodes)}
         self.states.append((now, qpos.clone(), qvel.clone(), action.clone(), ctrl.clone()))
-        return self.advance(episodes, qpos, qvel, action, ctrl)
+        return self.advance(episodes, qpos, qvel, action, ctrl, parameters)
 
 
 @pytest.mark.parametrize(
@@ -278,7 +281,7 @@ def test_kicks_come_as_often_and_as_hard_as_asked(task, device):
     kicks = Randomisation(push_speed=2.0, push_interval_s=0.1)
     env = environment(TrackingTask(ROBOT, task.library, replace(task.config, randomisation=kicks)), device, worlds=2000)
     env.qvel.zero_()
-    env._push()
+    env.disturbances.strike(env.qvel)
     speed = host(env.qvel)
     kicked = np.abs(speed[:, :2]).max(axis=1) > 0
     assert kicked.mean() == pytest.approx(0.2, abs=0.04)  # 50 Hz, 0.1 s; four standard errors
@@ -299,9 +302,6 @@ def test_what_does_not_fit_a_buffer_is_reported(task, device):
 def test_mistakes_are_refused(task, device):
     with pytest.raises(UserError, match="contacts must be positive"):
         WarpBuffers(contacts=0)
-    varied = replace(task.config, randomisation=Randomisation(friction=(0.5, 1.0), delay=(0, 1)))
-    with pytest.raises(UserError, match="cannot vary the robot or the floor, a delay"):
-        environment(TrackingTask(ROBOT, task.library, varied), device)
     with pytest.raises(TypeError, match="must be torch tensors"):
         WarpTracking(task, worlds=2, generator=torch.Generator())
 
@@ -357,16 +357,23 @@ class NothingOfTheHost(TorchDispatchMode):
 
 
 @pytest.mark.parametrize(
-    ("goal", "reward"),
-    [("reference", "deepmimic"), ("latent", "deepmimic"), ("reference", "beyond_mimic"), ("latent", "loco_mujoco")],
+    ("goal", "reward", "ranges"),
+    [
+        ("reference", "deepmimic", Randomisation.heavy()),
+        ("latent", "deepmimic", Randomisation(push_speed=0.1)),
+        ("reference", "beyond_mimic", Randomisation(push_speed=0.1)),
+        ("latent", "loco_mujoco", Randomisation.heavy()),
+    ],
 )
-def test_a_step_never_waits_for_the_device(task, monkeypatch, goal, reward):
+def test_a_step_never_waits_for_the_device(task, monkeypatch, goal, reward, ranges):
     """Arrays on torch's device without numbers stand for the GPU's: whoever asks for a number fails."""
-    config = replace(task.config, goal=goal, reward=reward, randomisation=Randomisation(push_speed=0.1))
+    config = replace(task.config, goal=goal, reward=reward, randomisation=ranges)
     exact = TrackingTask(ROBOT, task.library, config, latent_command(task.library) if goal == "latent" else None)
-    arrays = {"qpos": torch.empty(8, 26), "qvel": torch.empty(8, 25), "ctrl": torch.empty(8, 19)}
-    physics = types.SimpleNamespace(device=torch.device("meta"), simulate=lambda: None)
-    vars(physics).update({name: value.to("meta") for name, value in arrays.items()})
+    model = task_model(ROBOT, config)
+    physics = object.__new__(WarpPhysics)
+    vars(physics).update({name: torch.empty(shape, device="meta") for name, shape in SHAPES.items()})
+    physics.fields = {n: torch.empty((8, *getattr(model, n).shape), device="meta") for n in EVERY_FIELD}
+    physics.device, physics.host_model, physics.simulate = torch.device("meta"), model, lambda: None
     monkeypatch.setattr(warp_module, "WarpPhysics", lambda *_, **__: physics)
     sampler = StartSampler(task.library)
     for name in ("_starts", "_size", "_joined", "_floor", "failure"):

@@ -15,6 +15,7 @@ from motionlex.controllers.low_level_policy import LowLevelPolicy, PolicyShape
 from motionlex.controllers.low_level_setup import load_low_level_config
 from motionlex.controllers.ppo import PPOConfig
 from motionlex.data.errors import UserError
+from motionlex.envs.randomisation import Randomisation
 from motionlex.envs.task_config import TaskConfig
 from motionlex.motion_vae.checkpoint import read_json
 from motionlex.scripts import train_lowlevel
@@ -137,6 +138,19 @@ def test_resume_gives_the_same_bits_and_leaves_global_generators_alone(tmp_path,
     assert whole.read_bytes() == broken.read_bytes()
     with pytest.raises(UserError, match="done already"):
         train_low_level(again)
+
+
+def test_robots_that_differ_are_trained_on_and_resumed(tmp_path, small):
+    pytest.importorskip("motionlex.controllers.warp_training", reason=MISSING)
+    train_low_level(flags(tmp_path / "whole", steps=96, randomise="heavy"))
+    train_low_level(flags(tmp_path / "broken", steps=48, randomise="heavy"))
+    saved = torch.load(tmp_path / "broken" / "training_state.pt", weights_only=True)["ranks"][0]["env"]
+    assert saved["drawn_mass"].shape == (6, 21) and len(saved["drawn_mass"].unique()) == 126
+    again = LowLevelFlags(resume=tmp_path / "broken", steps=96, evaluate=False, threads=1)
+    assert train_low_level(again)["steps"] == 96
+    whole, broken = (tmp_path / name / "weights.safetensors" for name in ("whole", "broken"))
+    assert whole.read_bytes() == broken.read_bytes()
+    assert load_low_level_config(tmp_path / "broken").task.randomisation == Randomisation.heavy()
 
 
 def test_codes_and_the_privileged_critic_train_and_the_codebook_does_not(tmp_path, small, tiny_vae_run):
