@@ -173,8 +173,12 @@ class Stack:
         self.segments = 0
         self.waited_s = 0.0
         """Time that control steps have waited for codes [s]."""
+        self.decided_s: list[float] = []
+        """Time that choosing, decoding and placing took, by segment [s]."""
         self._drafted: Future[Segment] | None = None
         self._text: Float[Tensor, "piece width"] | None = None
+        self._heard: Float[Tensor, "piece width"] | None = None
+        self._obeyed: Float[Tensor, "piece width"] | None = None
         self._path: ComPath | VelocityCommand | None = None
         self._start(self._standing(np.zeros(2), 0.0))
         self._origin = self._planner.com.copy()
@@ -206,6 +210,11 @@ class Stack:
         root = np.concatenate((xy, [self.robot.standing_height], quaternion.from_yaw(yaw)))
         return np.concatenate((root, self.robot.default_pose))
 
+    @property
+    def obeying(self) -> bool:
+        """Whether the segment that runs was decided after the latest command."""
+        return self._segment is not None and self._obeyed is self._text
+
     def _start(self, qpos: Float[np.ndarray, " coordinate"]) -> None:
         """Begin from a pose at rest, with an empty plan whose frame is the world's."""
         if self._drafted is not None:
@@ -234,6 +243,16 @@ class Stack:
     def planned_qpos(self) -> Float[np.ndarray, " coordinate"]:
         """Positions that are planned for now, in the world."""
         return self._frames[0][self._cursor] if self._segment is not None else self.qpos
+
+    @property
+    def plan(self) -> Float[np.ndarray, "frame coordinate"]:
+        """Positions that are planned from now to the end of the running segment, in the world; none without one."""
+        return self._frames[0][self._cursor :]
+
+    @property
+    def codes(self) -> Int[np.ndarray, " token"]:
+        """Codes of the running segment; none without one."""
+        return np.zeros(0, dtype=np.int64) if self._segment is None else self._segment.codes
 
     @property
     def com(self) -> Float[np.ndarray, " 2"]:
@@ -335,7 +354,7 @@ class Stack:
             codes, frame = self._segment.codes, self._cursor
             if self._thread is not None and self._cursor == REPLAN_FRAMES - self._lead:
                 self._planner.commit(REPLAN_FRAMES)
-                self._drafted = self._thread.submit(self._planner.replan, *self._wishes(self._lead))
+                self._drafted = self._thread.submit(self._decide, *self._wishes(self._lead))
         return State(
             time=self.time,
             qpos=self.qpos,
@@ -351,7 +370,15 @@ class Stack:
         """Return text and path for a segment that begins some frames from now."""
         if self._text is None:
             raise UserError("the stack has no command yet: call Stack.command(text) before Stack.step()")
+        self._heard = self._text
         return self._text, self._desired_path(ahead)
+
+    def _decide(self, text: Float[Tensor, "piece width"], path: DesiredPath | None) -> Segment:
+        """Choose, decode and place a segment; nothing else touches the planner meanwhile."""
+        began = time.perf_counter()
+        segment = self._planner.replan(text, path)
+        self.decided_s.append(time.perf_counter() - began)
+        return segment
 
     def _renew(self) -> None:
         """Begin the next segment: the drafted one, or one that is decided now."""
@@ -364,8 +391,8 @@ class Stack:
         else:
             self._planner.commit(self._cursor)
             self._follow_the_robot()
-            segment = self._planner.replan(*self._wishes(0))
-        self._segment = segment
+            segment = self._decide(*self._wishes(0))
+        self._segment, self._obeyed = segment, self._heard
         self._frames = self._placement.state(segment.qpos, segment.qvel)
         self._cursor = 0
         self.segments += 1

@@ -135,7 +135,10 @@ def test_every_stage_reports_its_keys_on_an_untrained_bundle(tiny_bundle, toy_en
 def test_the_loop_benchmark_reports_its_keys(tiny_bundle, toy_encoder, monkeypatch):
     monkeypatch.setattr("motionlex.controllers.stack.TextEncoder", toy_encoder)
     result = benchmark_loop(tiny_bundle, seconds=1.0)
-    assert {"real_time_factor", "segment_ms_p50", "segment_ms_p99", "command_to_motion_s"} <= set(result)
+    keys = {f"{name}_ms_p{share}" for name in ("segment", "control") for share in (50, 95, 99)}
+    assert keys | {"real_time_factor", "waited_ms_per_segment", "text_ms", "command_to_motion_s"} <= set(result)
+    latest = (6 + 16 + 1) / 50  # 0.12 s in which the next segment is decided already, that segment, and one step
+    assert result["command_to_motion_s"] - 1e-3 * result["text_ms"] == pytest.approx(latest)
     assert all(value > 0 for value in result.values())
     assert result["segment_ms_p99"] >= result["segment_ms_p50"]
 
