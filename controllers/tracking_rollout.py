@@ -276,7 +276,7 @@ class _Recorder:
         states = np.nan_to_num(np.concatenate((self._begun[:, None], env.passed[:, :-1]), axis=1))
         qpos, qvel = states[..., 1 : 1 + env.qpos.shape[1]], states[..., 1 + env.qpos.shape[1] :]
         steps = range(states.shape[1])
-        shares = [task.torque_share(env.held[:, k], qpos[:, k], qvel[:, k], parameters=drawn) for k in steps]
+        shares = [task.motors.torque_share(env.held[:, k], qpos[:, k], qvel[:, k], parameters=drawn) for k in steps]
         return np.stack(shares, axis=1) * limit[:, None], qvel[..., 6:], limit
 
 

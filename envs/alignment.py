@@ -48,9 +48,33 @@ def approach(pose: Float[Array, "env 3"], target: Float[Array, "env 3"], share: 
     return pose + share * xp.concat((gap[:, :2], angle), axis=1)
 
 
+def follow(
+    place: Float[Array, "env 3"],
+    before: Float[Array, "env coordinate"],
+    after: Float[Array, "env coordinate"],
+    robot: Float[Array, "env coordinate"],
+    share: float,
+) -> Float[Array, "env 3"]:
+    """Move the place of a reference on by the reference's own step, and a little towards the robot that took that step.
+
+    Args:
+        place: x, y [m] and heading [rad] before the step.
+        before: Positions of the reference before the step.
+        after: Its positions after the step.
+        robot: Positions that the robot reached.
+        share: How much of the way to the robot.
+    """
+    return approach(carry(place, planar_pose(before), planar_pose(after)), planar_pose(robot), share)
+
+
+def at_place(reference: BodyState, place: Float[Array, "env 3"]) -> BodyState:
+    """Move the reference to a planar pose; height, tilt and motion stay."""
+    return shift(reference, planar_pose(reference.qpos), place)
+
+
 def move_under(reference: BodyState, qpos: Float[Array, "env coordinate"]) -> BodyState:
     """Move the reference to the robot's x, y and heading; height, tilt and motion stay."""
-    return shift(reference, planar_pose(reference.qpos), planar_pose(qpos))
+    return at_place(reference, planar_pose(qpos))
 
 
 def shift(reference: BodyState, anchor: Float[Array, "env 3"], target: Float[Array, "env 3"]) -> BodyState:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import logging
-from dataclasses import fields
 
 import mujoco
 import numpy as np
@@ -15,10 +14,11 @@ from mujoco import rollout
 from motionlex.data.errors import UserError
 from motionlex.envs.checks import bounded_actions, check_batch, check_frames
 from motionlex.envs.disturbances import Disturbances
-from motionlex.envs.reference import StartSampler
+from motionlex.envs.episodes import Episodes, StepResult
 from motionlex.envs.shared_vec_env import SharedVecEnv
 from motionlex.envs.simulator import initial_time_state, substeps, task_model
-from motionlex.envs.task import Episodes, StepResult, TrackingTask
+from motionlex.envs.start_sampler import StartSampler
+from motionlex.envs.task import TrackingTask
 
 logger = logging.getLogger(__name__)
 Array = np.ndarray
@@ -77,9 +77,10 @@ class BatchedTracking(SharedVecEnv):
         self._pool = rollout.Rollout(nthread=threads if threads > 1 else 0)
         self.physics_steps = substeps(task.config.hz, task.config.timestep)
         self._coordinates = model.nq
-        # Filled by every physics call; rows of worlds, then physics steps.
-        self._held = np.zeros((worlds, self.physics_steps, model.nu))
-        self._passed = np.zeros((worlds, self.physics_steps, self.state.shape[1]))
+        self.held: Float[Array, "env physics actuator"] = np.zeros((worlds, self.physics_steps, model.nu))
+        """What the motors were told in every physics step of the last control period."""
+        self.passed: Float[Array, "env physics state"] = np.zeros((worlds, self.physics_steps, self.state.shape[1]))
+        """States after every physics step of the last control period: time, positions, velocities."""
         self._sensors = np.zeros((worlds, self.physics_steps, model.nsensordata))
         self._actions: Float[Array, "env action"] = np.zeros((worlds, task.actions))
         self._no_info: dict[str, object] = {}
@@ -94,16 +95,6 @@ class BatchedTracking(SharedVecEnv):
     def qvel(self) -> Float[Array, "env velocity"]:
         """Velocities of all robots."""
         return self.state[:, 1 + self._coordinates :]
-
-    @property
-    def held(self) -> Float[Array, "env physics actuator"]:
-        """What the motors were told in every physics step of the last control period."""
-        return self._held
-
-    @property
-    def passed(self) -> Float[Array, "env physics state"]:
-        """States after every physics step of the last control period: time, positions, velocities."""
-        return self._passed
 
     def reset(self) -> Float[Array, "env feature"]:
         """Start every robot from a sampled, perturbed frame; :meth:`seed` before it makes all draws repeatable."""
@@ -144,20 +135,20 @@ class BatchedTracking(SharedVecEnv):
 
         That is ``ctrl`` unless the task delays it; :attr:`held` has what they were told in every physics step.
         """
-        applied = self.disturbances.delayed(ctrl, self._held)
+        applied = self.disturbances.delayed(ctrl, self.held)
         # The checks and allocations of the library's call would cost a tenth of the physics; shapes are ours.
         self._pool.rollout(
             self.models,
             self._data,
             self.state,
-            self._held,
+            self.held,
             skip_checks=True,
             nstep=self.physics_steps,
-            state=self._passed,
+            state=self.passed,
             sensordata=self._sensors,
             chunk_size=_CHUNK,
         )
-        self.state[:] = self._passed[:, -1]
+        self.state[:] = self.passed[:, -1]
         return applied
 
     def step_wait(self) -> tuple[Array, Array, Array, list[dict[str, object]]]:
@@ -188,7 +179,7 @@ class BatchedTracking(SharedVecEnv):
         # Ends and beginnings in one call, since calls on a few rows cost almost as much as calls on hundreds.
         seen = self._seen(
             np.concatenate((self.state, state)),
-            _joined(self.episodes, ended),
+            self.episodes.and_then(ended),
             np.concatenate((self.disturbances.errors, errors)),
         )
         for index, row in enumerate(rows):
@@ -230,14 +221,9 @@ class BatchedTracking(SharedVecEnv):
 
     def snapshot(self) -> dict[str, Array]:
         """Return copies of everything that determines the future besides the generator: for exact resume."""
-        episodes = self.episodes
         return {
             "state": self.state.copy(),
-            "frame": episodes.frame.copy(),
-            "start": episodes.start.copy(),
-            "variant": episodes.variant.copy(),
-            "last_action": episodes.last_action.copy(),
-            "place": episodes.place.copy(),
+            **self.episodes.snapshot(),
             "steps": self.steps.copy(),
             "returns": self.returns.copy(),
             "failure": self.sampler.failure.copy(),
@@ -248,13 +234,7 @@ class BatchedTracking(SharedVecEnv):
     def restore(self, arrays: dict[str, Array]) -> None:
         """Take back what :meth:`snapshot` gave."""
         self.state = arrays["state"].copy()
-        self.episodes = Episodes(
-            frame=arrays["frame"].copy(),
-            start=arrays["start"].copy(),
-            variant=arrays["variant"].copy(),
-            last_action=arrays["last_action"].copy(),
-            place=arrays["place"].copy(),
-        )
+        self.episodes = Episodes.restored(arrays)
         self.steps, self.returns = arrays["steps"].copy(), arrays["returns"].copy()
         self.sampler.failure = arrays["failure"].copy()
         self.diverged = int(arrays["diverged"][0])
@@ -263,12 +243,3 @@ class BatchedTracking(SharedVecEnv):
     def close(self) -> None:
         """Stop the threads."""
         self._pool.close()
-
-
-def _joined(first: Episodes, second: Episodes) -> Episodes:
-    return Episodes(
-        **{
-            part.name: np.concatenate((getattr(first, part.name), getattr(second, part.name)))
-            for part in fields(Episodes)
-        }
-    )

@@ -6,71 +6,25 @@ The arrays are those of the motion library: numpy's, or torch's on any device (`
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
-from motionlex.data import quaternion
-from motionlex.data.arrays import Array, clamp, columns, like, namespace, single
+from motionlex.data.arrays import Array, columns, like, namespace, single
 from motionlex.data.errors import UserError
 from motionlex.data.robots import Robot
-from motionlex.envs.alignment import approach, carry, move_under, planar_pose, shift, tracking_errors
+from motionlex.envs.alignment import at_place, follow, move_under, planar_pose, shift, tracking_errors
 from motionlex.envs.beyond_mimic import beyond_mimic_reward
+from motionlex.envs.episodes import Episodes, StepResult
 from motionlex.envs.mimic_reward import loco_mujoco_reward
+from motionlex.envs.motors import Motors
 from motionlex.envs.observations import latent_observation, tracking_observation
 from motionlex.envs.randomisation import Parameters
 from motionlex.envs.reference import CommandSource, MotionLibrary, reference_command
 from motionlex.envs.rewards import BodyState, Transition, deepmimic_reward
+from motionlex.envs.start_noise import perturbed, start_draws
 from motionlex.envs.task_config import TaskConfig
-from motionlex.envs.terminations import diverged, lost
-
-
-@dataclass(kw_only=True)
-class Episodes:
-    """Bookkeeping of the running episodes, one row per robot."""
-
-    frame: Int[Array, " env"]
-    """Library frame of the present."""
-    start: Int[Array, " env"]
-    """Library frame of the start."""
-    variant: Int[Array, " env"]
-    """Which of the command's variants is shown."""
-    last_action: Float[Array, "env action"]
-    """Action of the step before, zero at the start."""
-    place: Float[Array, "env 3"]
-    """Goal latent: x, y [m] and heading [rad] of the reference as reward and critic see it."""
-
-    @classmethod
-    def empty(cls, count: int, actions: int) -> Episodes:
-        """Make numpy bookkeeping for ``count`` robots."""
-        frames = np.zeros(count, dtype=np.int64)
-        still, place = np.zeros((count, actions)), np.zeros((count, 3))
-        return cls(frame=frames, start=frames.copy(), variant=frames.copy(), last_action=still, place=place)
-
-    def rows(self, rows: Int[Array, " row"]) -> Episodes:
-        """Return a copy of some rows."""
-        return Episodes(
-            frame=self.frame[rows],
-            start=self.start[rows],
-            variant=self.variant[rows],
-            last_action=self.last_action[rows],
-            place=self.place[rows],
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class StepResult:
-    """What one control step gave."""
-
-    reward: Float[Array, " env"]
-    """Reward."""
-    terminated: Bool[Array, " env"]
-    """The reference was lost or the simulation diverged."""
-    truncated: Bool[Array, " env"]
-    """The episode's time or its motion is over; the value of the next state counts."""
-    diverged: Bool[Array, " env"]
-    """The simulation blew up."""
+from motionlex.envs.terminations import diverged, lost, overwrite
 
 
 class TrackingTask:
@@ -110,28 +64,16 @@ class TrackingTask:
         self.episode_steps = round(config.episode_s * config.hz)
         self._following = 1.0 - math.exp(-1.0 / (config.hold_s * config.hz)) if config.hold_s > 0.0 else 1.0
         self._last = library.last_frame
-        self._default_pose, self._torque_limit, self._stiffness, self._damping, self._lower, self._upper = (
-            like(library.qpos, constant)
-            for constant in (
-                *(robot.default_pose, robot.torque_limit, robot.stiffness, robot.damping),
-                *(robot.lower, robot.upper),
-            )
+        self.motors = Motors.of(robot, config.control, library.qpos)
+        self._default_pose, self._lower, self._upper = (
+            like(library.qpos, constant) for constant in (robot.default_pose, robot.lower, robot.upper)
         )
         self._motion_needed = config.reward != "deepmimic"
         if self._motion_needed:
             library.add_motion()
-        first = library.qpos[:1], library.qvel[:1], self.first_episode()
+        first = library.qpos[:1], library.qvel[:1], Episodes.first(library, self.actions)
         self.policy_size = self.observe(*first, privileged=False).shape[1]
         self.observation_size = self.observe(*first).shape[1]
-
-    def first_episode(self) -> Episodes:
-        """Return bookkeeping of one robot at the library's first frame, in the library's kind of arrays."""
-        xp = namespace(self.library.qpos)
-        frame = xp.zeros_like(self.library.run_of[:1])
-        still = xp.zeros_like(self.library.qpos[:1, : self.actions])
-        start, variant = xp.zeros_like(frame), xp.zeros_like(frame)
-        place = planar_pose(self.library.qpos[:1])
-        return Episodes(frame=frame, start=start, variant=variant, last_action=still, place=place)
 
     @property
     def action_limit(self) -> float:
@@ -163,7 +105,7 @@ class TrackingTask:
     @property
     def start_draws(self) -> int:
         """Standard normal numbers that :meth:`perturb` wants per robot."""
-        return 2 * self.actions + 11
+        return start_draws(self.actions)
 
     def perturb(
         self,
@@ -171,23 +113,8 @@ class TrackingTask:
         qvel: Float[Array, "row velocity"],
         draw: Float[Array, "row draw"],
     ) -> tuple[Float[Array, "row coordinate"], Float[Array, "row velocity"]]:
-        """Add start noise; hinges stay inside their limits (or where the reference already was outside).
-
-        Args:
-            qpos: Reference positions.
-            qvel: Reference velocities.
-            draw: Standard normal numbers, ``start_draws`` per robot.
-        """
-        xp, noise, hinges = namespace(qpos), self.config.noise, self.actions
-        clean = qpos[:, 7:]
-        moved = clean + noise.joint * draw[:, :hinges]
-        moved = clamp(moved, xp.minimum(self._lower, clean), xp.maximum(self._upper, clean))
-        place = qpos[:, :2] + noise.position * draw[:, 2 * hinges : 2 * hinges + 2]
-        turn = quaternion.from_rotvec(noise.orientation * draw[:, 2 * hinges + 2 : 2 * hinges + 5])
-        turned = quaternion.multiply(qpos[:, 3:7], turn)
-        speed = qvel[:, 6:] + noise.joint_velocity * draw[:, hinges : 2 * hinges]
-        root = qvel[:, :6] + noise.velocity * draw[:, 2 * hinges + 5 :]
-        return xp.concat((place, qpos[:, 2:3], turned, moved), axis=1), xp.concat((root, speed), axis=1)
+        """Add start noise to reference states, see :func:`motionlex.envs.start_noise.perturbed`."""
+        return perturbed(qpos, qvel, draw, self.config.noise, self._lower, self._upper)
 
     def control(self, episodes: Episodes, action: Float[Array, "env action"]) -> Float[Array, "env actuator"]:
         """Turn bounded actions into ctrl: servo targets [rad] or torques [N m].
@@ -196,30 +123,12 @@ class TrackingTask:
         """
         config = self.config
         if config.control == "torque":
-            return action * self._torque_limit
+            return action * self.motors.limit
         if config.goal == "latent":
             return self._default_pose + config.absolute_scale * action
-        return self._command_hinges(episodes) + config.residual_scale * action
-
-    def torque_share(
-        self,
-        ctrl: Float[Array, "env actuator"],
-        qpos: Float[Array, "env coordinate"],
-        qvel: Float[Array, "env velocity"],
-        parameters: Parameters | None = None,
-    ) -> Float[Array, "env joint"]:
-        """Return the motor torques that ctrl gives at a state, as shares of their limits in [-1, 1].
-
-        Servos and limits are those that were drawn for each robot, where ``parameters`` are given.
-        """
-        if self.config.control == "torque":
-            return ctrl / self._torque_limit
-        stiffness, damping, limit = self._stiffness, self._damping, self._torque_limit
-        if parameters is not None:
-            stiffness, damping = stiffness * parameters.stiffness, damping * parameters.damping
-            limit = limit * parameters.strength
-        torque = stiffness * (ctrl - qpos[:, 7:]) - damping * qvel[:, 6:]
-        return clamp(torque / limit, -1.0, 1.0)
+        assert self.command.qpos is not None
+        nearest = self.command.rows_at(episodes.frame, episodes.variant)[:, 0]
+        return self.command.qpos[nearest, 7:] + config.residual_scale * action
 
     def advance(
         self,
@@ -243,18 +152,19 @@ class TrackingTask:
         xp, library = namespace(qpos), self.library
         bad = diverged(qpos, qvel)
         if not isinstance(bad, np.ndarray) or bad.any():  # on a GPU the question would cost more than the answer
-            _overwrite(qpos, qvel, library.at(episodes.frame), bad)
+            overwrite(qpos, qvel, library.at(episodes.frame), bad)
         if self.root_relative:
-            self._place(episodes, qpos)
+            motion, frame = library.qpos, episodes.frame
+            episodes.place[:] = follow(episodes.place, motion[frame], motion[frame + 1], qpos, self._following)
         episodes.frame += 1
         qpos, qvel = columns(qpos), columns(qvel)
         reference = library.at(episodes.frame)
         step = Transition(
             state=self.state(qpos, qvel),
-            reference=self._at_place(reference, episodes),
+            reference=at_place(reference, episodes.place) if self.root_relative else reference,
             action=action,
             last_action=episodes.last_action,
-            torque=self.torque_share(ctrl, qpos, qvel, parameters),
+            torque=self.motors.torque_share(ctrl, qpos, qvel, parameters),
             lower=self._lower,
             upper=self._upper,
             end_effectors=self.end_effectors,
@@ -282,18 +192,6 @@ class TrackingTask:
         reference = self.library.at(frame)
         return move_under(reference, qpos) if self.root_relative else reference
 
-    def _place(self, episodes: Episodes, qpos: Float[Array, "env coordinate"]) -> None:
-        """Move the place of the reference on by its own step, and a little towards the robot that took that step."""
-        motion, frame = self.library.qpos, episodes.frame
-        moved = carry(episodes.place, planar_pose(motion[frame]), planar_pose(motion[frame + 1]))
-        episodes.place[:] = approach(moved, planar_pose(qpos), self._following)
-
-    def _at_place(self, reference: BodyState, episodes: Episodes) -> BodyState:
-        """Return the reference where the reward has it: as the library has it, or for goal latent at its place."""
-        if not self.root_relative:
-            return reference
-        return shift(reference, planar_pose(reference.qpos), episodes.place)
-
     def reward(self, step: Transition) -> Float[Array, " env"]:
         """Return the configured reward."""
         config, robot = self.config, self.robot
@@ -320,19 +218,13 @@ class TrackingTask:
         if self.config.goal != "latent":
             command = self.command
             assert command.qpos is not None and command.qvel is not None
-            rows = self._command_rows(episodes)
+            rows = command.rows_at(episodes.frame, episodes.variant)
             return tracking_observation(qpos, qvel, action, command.qpos[rows], command.qvel[rows])
-        codes, phase = self.codes_at(episodes)
+        codes, phase = self.command.codes_at(episodes.frame, episodes.variant)
         seen = latent_observation(qpos, qvel, action, codes, phase, self.torso_joint)
         if not (privileged and self.config.privileged_critic):
             return seen
         return namespace(qpos).concat((seen, self._privileged(qpos, qvel, episodes)), axis=1)
-
-    def codes_at(self, episodes: Episodes) -> tuple[Int[Array, "env token"], Float[Array, " env"]]:
-        """Return codes and phase that are shown now."""
-        command, frame = self.command, episodes.frame
-        assert command.codes is not None and command.segment is not None and command.phase is not None
-        return command.codes[episodes.variant, command.segment[frame]], command.phase[frame]
 
     def _privileged(
         self, qpos: Float[Array, "env coordinate"], qvel: Float[Array, "env velocity"], episodes: Episodes
@@ -343,27 +235,3 @@ class TrackingTask:
         goals = [shift(library.at(xp.minimum(frame + ahead, last)), now, episodes.place) for ahead in self.config.ahead]
         goal_qpos, goal_qvel = xp.stack([g.qpos for g in goals], axis=1), xp.stack([g.qvel for g in goals], axis=1)
         return tracking_observation(qpos, qvel, episodes.last_action, goal_qpos, goal_qvel)
-
-    def _command_rows(self, episodes: Episodes) -> Int[Array, "env ahead"]:
-        command = self.command
-        assert command.rows is not None and command.qpos is not None
-        rows = command.rows[episodes.frame]
-        if command.variants == 1:
-            return rows
-        return rows + (len(command.qpos) // command.variants) * episodes.variant[:, None]
-
-    def _command_hinges(self, episodes: Episodes) -> Float[Array, "env joint"]:
-        assert self.command.qpos is not None
-        return self.command.qpos[self._command_rows(episodes)[:, 0], 7:]
-
-
-def _overwrite(
-    qpos: Float[Array, "env coordinate"],
-    qvel: Float[Array, "env velocity"],
-    reference: BodyState,
-    bad: Bool[Array, " env"],
-) -> None:
-    """Put the reference in place of states that are no numbers; those episodes end anyway."""
-    xp = namespace(qpos)
-    qpos[:] = xp.where(bad[:, None], reference.qpos, qpos)
-    qvel[:] = xp.where(bad[:, None], reference.qvel, qvel)

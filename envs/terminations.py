@@ -1,4 +1,4 @@
-"""When an episode ends early: the robot has lost its reference."""
+"""When an episode ends early: the robot has lost its reference, or the simulation has blown up."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from jaxtyping import Bool, Float
 
 from motionlex.data.arrays import Array, namespace
+from motionlex.envs.rewards import BodyState
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,3 +52,15 @@ def diverged(
     xp = namespace(qpos)
     fine = (xp.abs(qpos) < float("inf")).all(axis=1) & (xp.abs(qvel) <= speed_limit).all(axis=1)
     return ~fine
+
+
+def overwrite(
+    qpos: Float[Array, "env coordinate"],
+    qvel: Float[Array, "env velocity"],
+    reference: BodyState,
+    bad: Bool[Array, " env"],
+) -> None:
+    """Put the reference in place of states that are no numbers; those episodes end anyway."""
+    xp = namespace(qpos)
+    qpos[:] = xp.where(bad[:, None], reference.qpos, qpos)
+    qvel[:] = xp.where(bad[:, None], reference.qvel, qvel)

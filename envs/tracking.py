@@ -13,9 +13,11 @@ from motionlex.data.datasets import load_dataset
 from motionlex.data.robots import get_robot
 from motionlex.envs.checks import bounded_actions, check_frames
 from motionlex.envs.disturbances import Disturbances
-from motionlex.envs.reference import MotionLibrary, StartSampler
+from motionlex.envs.episodes import Episodes
+from motionlex.envs.reference import MotionLibrary
 from motionlex.envs.simulator import Simulator
-from motionlex.envs.task import Episodes, TrackingTask
+from motionlex.envs.start_sampler import StartSampler
+from motionlex.envs.task import TrackingTask
 from motionlex.envs.task_config import TaskConfig
 
 Info = dict[str, float | int | bool]

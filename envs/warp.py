@@ -15,8 +15,9 @@ from rsl_rl.env import VecEnv
 from tensordict import TensorDict
 from torch import Tensor
 
-from motionlex.envs.reference import StartSampler
-from motionlex.envs.task import Episodes, TrackingTask
+from motionlex.envs.episodes import Episodes
+from motionlex.envs.start_sampler import StartSampler
+from motionlex.envs.task import TrackingTask
 from motionlex.envs.warp_config import WarpBuffers
 from motionlex.envs.warp_disturbances import WarpDisturbances, renew
 from motionlex.envs.warp_physics import WarpPhysics

@@ -12,10 +12,11 @@ from motionlex.data.errors import UserError
 from motionlex.data.robots import get_robot
 from motionlex.envs.benchmark import benchmark_task
 from motionlex.envs.beyond_mimic import beyond_mimic_reward, beyond_mimic_terms
+from motionlex.envs.episodes import Episodes
 from motionlex.envs.kinematics import SiteKinematics, SiteStates
 from motionlex.envs.mimic_reward import Effort, LocoMujocoWeights, loco_mujoco_reward
 from motionlex.envs.rewards import BodyState, Transition
-from motionlex.envs.task import Episodes, TrackingTask
+from motionlex.envs.task import TrackingTask
 
 ROBOT = get_robot("h1")
 KINEMATICS = SiteKinematics(ROBOT)

@@ -15,11 +15,13 @@ from motionlex.data.robots import get_robot
 from motionlex.envs.alignment import approach, carry, move_under
 from motionlex.envs.batched import BatchedTracking
 from motionlex.envs.benchmark import benchmark_task
-from motionlex.envs.reference import CommandSource, MotionLibrary, StartSampler, settle, smooth, valid_runs
+from motionlex.envs.episodes import Episodes
+from motionlex.envs.reference import CommandSource, MotionLibrary, settle, smooth, valid_runs
 from motionlex.envs.registration import ENVIRONMENT_ID, register
 from motionlex.envs.rewards import BodyState
 from motionlex.envs.simulator import Simulator, substeps
-from motionlex.envs.task import Episodes, TrackingTask
+from motionlex.envs.start_sampler import StartSampler
+from motionlex.envs.task import TrackingTask
 from motionlex.envs.task_config import TaskConfig
 from motionlex.envs.tracking import H1Track
 

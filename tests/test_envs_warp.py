@@ -14,10 +14,12 @@ from motionlex.data.errors import UserError
 from motionlex.data.robots import get_robot
 from motionlex.envs.benchmark import benchmark_task
 from motionlex.envs.derived_constants import DERIVED_FIELDS
+from motionlex.envs.episodes import Episodes
 from motionlex.envs.randomisation import Randomisation
-from motionlex.envs.reference import CommandSource, StartSampler
+from motionlex.envs.reference import CommandSource
 from motionlex.envs.simulator import task_model
-from motionlex.envs.task import Episodes, TrackingTask
+from motionlex.envs.start_sampler import StartSampler
+from motionlex.envs.task import TrackingTask
 from motionlex.envs.task_config import StartNoise
 from motionlex.envs.terminations import TerminationLimits
 from motionlex.envs.varied_model import VARIED_FIELDS

@@ -20,8 +20,9 @@ from motionlex.controllers.low_level_policy import LowLevelPolicy, PolicyShape
 from motionlex.data.errors import UserError
 from motionlex.data.robots import get_robot
 from motionlex.data.storage import write_json
+from motionlex.envs.episodes import Episodes
 from motionlex.envs.reference import MotionLibrary
-from motionlex.envs.task import Episodes, TrackingTask
+from motionlex.envs.task import TrackingTask
 from motionlex.envs.task_config import TaskConfig
 from motionlex.envs.tracking import H1Track
 from motionlex.scripts import export as export_script

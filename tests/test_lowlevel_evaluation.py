@@ -95,8 +95,8 @@ def replay(monkeypatch):
                 library, episodes = self.task.library, self.episodes
                 row = np.clip(episodes.frame + 1 - lag, 0, library.last_frame[episodes.frame])
                 self.state[:] = initial_time_state(*change(library.qpos[row].copy(), library.qvel[row].copy()))
-                self._passed[:] = self.state[:, None]
-                self._held[:] = ctrl[:, None]
+                self.passed[:] = self.state[:, None]
+                self.held[:] = ctrl[:, None]
                 return ctrl
 
         monkeypatch.setattr(evaluation_tracking, "BatchedTracking", Replay)
