@@ -250,11 +250,6 @@ class Stack:
         return self._frames[0][self._cursor :]
 
     @property
-    def codes(self) -> Int[np.ndarray, " token"]:
-        """Codes of the running segment; none without one."""
-        return np.zeros(0, dtype=np.int64) if self._segment is None else self._segment.codes
-
-    @property
     def com(self) -> Float[np.ndarray, " 2"]:
         """Measured centre of mass [m]."""
         return self.kinematics(self.qpos[None]).com[0, :2]
