@@ -16,6 +16,7 @@ from torch import Tensor
 
 from motionlex.controllers.conditions import WINDOW, Conditions, path_features, to_local
 from motionlex.data import quaternion
+from motionlex.data.captions import WALKS
 from motionlex.data.clip import MotionClip
 from motionlex.data.errors import UserError
 from motionlex.data.features import FeatureStatistics, rotate_features, to_heading
@@ -99,7 +100,11 @@ class Corruption:
     """How training conditions are made worse than data, so that the policy bears its own output."""
 
     text_dropout: float = 0.1
-    """Share of examples without text."""
+    """Share of the examples without a path that have no text either."""
+    text_dropout_on_path: float = 0.3
+    """Share of the examples with a path that have no text."""
+    walk_exchange: float = 0.5
+    """Share of the walks with a path whose caption is that of any walk: the path alone then says how fast and where."""
     path_dropout: float = 0.5
     """Share of examples without a centre-of-mass path."""
     yaw_dropout: float = 0.5
@@ -115,7 +120,14 @@ class Corruption:
 
 
 NO_CORRUPTION = Corruption(
-    text_dropout=0.0, path_dropout=1.0, reconstruction_share=0.0, history_noise=0.0, path_noise=0.0, text_noise=0.0
+    text_dropout=0.0,
+    text_dropout_on_path=0.0,
+    walk_exchange=0.0,
+    path_dropout=1.0,
+    reconstruction_share=0.0,
+    history_noise=0.0,
+    path_noise=0.0,
+    text_noise=0.0,
 )
 
 
@@ -219,6 +231,7 @@ class DistillationSet:
         text: Float[Tensor, "batch piece width"],
         corruption: Corruption,
         rng: np.random.Generator,
+        has_path: Bool[np.ndarray, " batch"] | None = None,
     ) -> Conditions:
         """Build the inputs of the policy for some starts.
 
@@ -227,6 +240,7 @@ class DistillationSet:
             text: Embeddings, one per start.
             corruption: What to withhold and to disturb.
             rng: Source of the corruption.
+            has_path: Which starts are shown their path; None draws them.
         """
         timeline, count = self.timeline, len(starts)
         history = self.history(starts, rng.random(count) < corruption.reconstruction_share)
@@ -238,6 +252,9 @@ class DistillationSet:
             timeline.com[future], timeline.yaw[future], rng.random(count) >= corruption.yaw_dropout, origin, yaw
         )
         path[..., :2] += corruption.path_noise * rng.standard_normal((count, 1, 2))
+        if has_path is None:
+            has_path = rng.random(count) >= corruption.path_dropout
+        text_dropout = np.where(has_path, corruption.text_dropout_on_path, corruption.text_dropout)
         blur = torch.from_numpy(corruption.text_noise * rng.standard_normal(tuple(text.shape))).float()
         blur = blur * text.any(dim=-1, keepdim=True)  # padding stays padding
         return Conditions(
@@ -245,8 +262,8 @@ class DistillationSet:
             text=torch.nn.functional.normalize(text + blur, dim=-1),
             com_past=torch.from_numpy(to_local(timeline.com[past], origin, yaw)).float(),
             path=torch.from_numpy(path).float(),
-            has_text=torch.from_numpy(rng.random(count) >= corruption.text_dropout),
-            has_path=torch.from_numpy(rng.random(count) >= corruption.path_dropout),
+            has_text=torch.from_numpy(rng.random(count) >= text_dropout),
+            has_path=torch.from_numpy(has_path),
         )
 
     def batch(
@@ -266,8 +283,14 @@ class DistillationSet:
         starts = rng.choice(self.starts, size=size, p=self.weights)
         sample = rng.integers(self.codes.shape[1], size=size)
         codes = self.codes[torch.from_numpy(self._row[starts]), torch.from_numpy(sample)].long()
-        text = captions.draw(self.timeline.label[starts], rng)
-        return self.conditions(starts, text, corruption, rng), codes
+        has_path = rng.random(size) >= corruption.path_dropout
+        labels = self.timeline.label[starts]
+        walks = np.array([index for index, label in enumerate(self.timeline.labels) if label in WALKS], dtype=np.int64)
+        if len(walks):
+            any_walk = has_path & np.isin(labels, walks) & (rng.random(size) < corruption.walk_exchange)
+            labels = np.where(any_walk, rng.choice(walks, size=size), labels)
+        text = captions.draw(labels, rng)
+        return self.conditions(starts, text, corruption, rng, has_path), codes
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,7 +23,7 @@ from motionlex.controllers.conditions import WINDOW
 from motionlex.controllers.episode import is_down
 from motionlex.controllers.latent_data import REPLAN_FRAMES
 from motionlex.controllers.latent_policy import SamplingConfig
-from motionlex.controllers.placement import Placement, clamp_anchor
+from motionlex.controllers.placement import Placement, clamp_anchor, wrap
 from motionlex.controllers.planner import DesiredPath, Planner, Segment
 from motionlex.controllers.text import TextEncoder, TextFunction
 from motionlex.controllers.tracker import Tracker
@@ -49,6 +49,12 @@ class StackConfig:
     """Largest difference between planned and measured heading when a segment is placed [rad]."""
     blend_frames: int = 4
     """Frames over which a new segment fades in."""
+    catch_up_s: float = 0.6
+    """Time constant with which a desired path leads the robot back to it [s]."""
+    max_error: float = 0.4
+    """Largest distance to the path that is made up for at once [m]."""
+    max_turn_error: float = 0.5
+    """The same for the heading [rad]."""
     lead_s: float = 0.12
     """How long before its beginning a segment is decided [s]; 0 decides it when it begins, without a thread."""
     understood_from: float = 0.5
@@ -59,8 +65,9 @@ class StackConfig:
     """Time on the ground after which a fallen robot is put on its feet at the same place [s]; None leaves it there."""
 
     def __post_init__(self) -> None:
-        for name in ("max_offset", "max_turn", "blend_frames", "lead_s", "recover_s"):
+        for name in ("max_offset", "max_turn", "blend_frames", "max_error", "max_turn_error", "lead_s", "recover_s"):
             check_number(name, getattr(self, name), at_least=0)
+        check_number("catch_up_s", self.catch_up_s, above=0)
         check_number("understood_from", self.understood_from, at_least=-1, at_most=1)
 
 
@@ -432,11 +439,25 @@ class Stack:
         self._placement = Placement.carrying(plan_xy, plan_yaw, xy, yaw)
 
     def _desired_path(self, ahead: int = 0) -> DesiredPath | None:
-        """The desired path of the frames after the next ``ahead`` ones, in the plan frame."""
-        if self._path is None:
+        """The desired path of the frames after the next ``ahead`` ones, in the plan frame.
+
+        It begins where the plan stands, as every path that the latent policy was trained on does, moves as the path
+        that is followed, and leads back to it: an error e of the measured robot shrinks as e exp(-t / catch_up_s).
+        """
+        path = self._path
+        if path is None:
             return None
-        xy, yaw = self._path.at(self.time + (ahead + np.arange(1, WINDOW + 1)) / self.hz)
+        since = np.arange(1, WINDOW + 1) / self.hz
+        xy, yaw = path.at(self.time + ahead / self.hz + np.append(0.0, since))
+        now, now_yaw = path.at(np.array([self.time]))
+        back = 1.0 - np.exp(-since / self.config.catch_up_s)
+        error = now[0] + self._origin - self.com
+        error *= min(1.0, self.config.max_error / max(float(np.linalg.norm(error)), 1e-9))
+        start = self._placement.points(self._planner.com[None])[0]
+        wanted = start + xy[1:] - xy[0] + back[:, None] * error
+        turn = np.clip(wrap(float(now_yaw[0]) - self.heading), -self.config.max_turn_error, self.config.max_turn_error)
+        plan_yaw = self._planner.anchor[1]
         return DesiredPath(
-            xy=self._placement.points_to_plan(xy + self._origin),
-            yaw=yaw - self._placement.yaw if self._path.has_yaw else None,
+            xy=self._placement.points_to_plan(wanted),
+            yaw=plan_yaw + yaw[1:] - yaw[0] + back * turn if path.has_yaw else None,
         )

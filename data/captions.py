@@ -203,6 +203,10 @@ CAPTIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 """Every caption of every action label, training captions first."""
 
 
+WALKS = frozenset({"walk_slow", "walk_forward", "walk_fast", "walk_turn_left", "walk_turn_right"})
+"""Actions that differ in speed and turning alone: where a path says these, their captions say the same."""
+
+
 def training_captions(label: str) -> tuple[str, ...]:
     """Return the captions to train on; the first is the most obvious prompt.
 

@@ -1,5 +1,8 @@
 """Training examples: which starts, whose codes, what history; and training that resumes exactly."""
 
+import copy
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -74,7 +77,7 @@ def test_reconstructed_history_joins_the_halves_of_the_two_segments_before(examp
 def test_conditions_of_a_straight_walk_have_a_straight_path(examples):
     start = np.array([200 + 120])
     rng = np.random.default_rng(0)
-    quiet = Corruption(path_dropout=0.0, yaw_dropout=0.0, path_noise=0.0, text_dropout=0.0, history_noise=0.0)
+    quiet = Corruption(path_dropout=0.0, yaw_dropout=0.0, path_noise=0.0, text_dropout_on_path=0.0, history_noise=0.0)
     conditions = examples.conditions(start, torch.zeros(1, 1, 384), quiet, rng)
     path, past = conditions.path[0].double().numpy(), conditions.com_past[0].double().numpy()
     # 0.5 m/s at 50 Hz; the swinging arms move the centre of mass by less than a centimetre
@@ -88,16 +91,46 @@ def test_conditions_of_a_straight_walk_have_a_straight_path(examples):
 def test_shares_of_withheld_conditions(examples):
     conditions, codes = examples.batch(2000, two_captions(), Corruption(), np.random.default_rng(0))
     # four standard errors of a binomial share of 2000
-    assert abs(float(conditions.has_text.float().mean()) - 0.9) < 4 * 0.3 / 44
+    text, path = conditions.has_text.float(), conditions.has_path
+    assert abs(float(text[~path].mean()) - 0.9) < 4 * 0.3 / 31
+    assert abs(float(text[path].mean()) - 0.7) < 4 * 0.46 / 31
     assert abs(float(conditions.has_path.float().mean()) - 0.5) < 4 * 0.5 / 44
     assert codes.shape == (2000, 64) and codes.dtype == torch.long
     clean, _ = examples.batch(50, two_captions(), NO_CORRUPTION, np.random.default_rng(0))
     assert clean.has_text.all() and not clean.has_path.any()
 
 
-def test_unlabelled_clips_are_refused(toy_clips, tiny_autoencoder):
-    from dataclasses import replace
+def test_on_a_path_walks_exchange_their_captions_and_nothing_else_does(examples):
+    """The first draw of a batch is that of its starts: a copy of the generator tells what their labels are."""
+    labels = ("stand", "walk_fast", "walk_slow")
+    rows = torch.eye(384)[:3].reshape(3, 1, 1, 384)
+    said, wanted, path = [], [], []
 
+    class Spy(Captions):
+        def draw(self, drawn, rng):
+            said.append(drawn)
+            return super().draw(drawn, rng)
+
+    captions = Spy(embeddings=tuple(rows))
+    corruption = replace(NO_CORRUPTION, path_dropout=0.5, walk_exchange=0.6)
+    renamed = copy.copy(examples)
+    renamed.timeline = replace(examples.timeline, labels=labels, label=np.where(examples.timeline.label == 0, 0, 1))
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        state = rng.bit_generator.state
+        shadow = np.random.default_rng()
+        shadow.bit_generator.state = state
+        starts = shadow.choice(renamed.starts, size=200, p=renamed.weights)
+        conditions, _ = renamed.batch(200, captions, corruption, rng)
+        wanted.append(renamed.timeline.label[starts])
+        path.append(conditions.has_path.numpy())
+    said, wanted, path = (np.concatenate(column) for column in (said, wanted, path))
+    assert (said[wanted == 0] == 0).all() and (said[~path] == wanted[~path]).all()
+    other = said[path & (wanted == 1)] == 2
+    assert other.mean() == pytest.approx(0.6 / 2, abs=4 * 0.46 / np.sqrt(len(other)))
+
+
+def test_unlabelled_clips_are_refused(toy_clips, tiny_autoencoder):
     timeline = lay_out([replace(toy_clips[0], labels=())], ForwardKinematics(get_robot("h1")))
     with pytest.raises(UserError, match="labels"):
         DistillationSet(timeline, tiny_autoencoder, samples=1, max_segments=10, generator=torch.Generator())
