@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
 import mujoco.viewer
 
-from motionlex.data.errors import UserError, check_number
+from motionlex.data.errors import UserError
 from motionlex.envs.painter import TrackingCamera
 from motionlex.envs.simulator import Simulator
 from motionlex.envs.video import Painter, Video, make_painter
@@ -18,36 +17,13 @@ from motionlex.envs.video import Painter, Video, make_painter
 
 @runtime_checkable
 class Screen(Protocol):
-    """Something that is shown every control step."""
+    """Something that is shown every control step; whoever steps decides how fast time runs."""
 
     def show(self) -> None:
         """Show the present state."""
 
     def close(self) -> None:
         """Finish."""
-
-
-class RealTime:
-    """Sleeps what is left of every period, so that simulated time runs at a factor of real time."""
-
-    def __init__(self, period_s: float) -> None:
-        """Begin now.
-
-        Args:
-            period_s: Simulated time between two waits [s].
-        """
-        check_number("period_s", period_s, above=0)
-        self._period, self._next = period_s, time.perf_counter()
-
-    def wait(self, speed: float = 1.0) -> None:
-        """Sleep until the period is over; time that was lost before is not caught up with.
-
-        Args:
-            speed: Simulated seconds per real second; positive.
-        """
-        now = time.perf_counter()
-        self._next = max(self._next + self._period / speed, now)
-        time.sleep(self._next - now)
 
 
 class NativeViewer:
@@ -62,13 +38,11 @@ class NativeViewer:
         if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
             raise UserError("--viewer native needs a display and none is set; use --viewer web or --video FILE")
         self._window = mujoco.viewer.launch_passive(simulator.model, simulator.data)
-        self._clock = RealTime(1.0 / simulator.hz)
 
     def show(self) -> None:
-        """Draw the present state; waits so that the robot moves in real time."""
+        """Draw the present state."""
         if self._window.is_running():
             self._window.sync()
-            self._clock.wait()
 
     def close(self) -> None:
         """Close the window."""
@@ -90,6 +64,6 @@ def open_viewer(kind: Literal["web", "native"], simulator: Simulator) -> Screen:
 
 
 __all__ = [
-    "NativeViewer", "Painter", "RealTime", "Screen", "TrackingCamera", "Video", "make_painter", "open_video",
+    "NativeViewer", "Painter", "Screen", "TrackingCamera", "Video", "make_painter", "open_video",
     "open_viewer",
 ]  # fmt: skip

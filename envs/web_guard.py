@@ -1,42 +1,16 @@
-"""Who may open the page: a check in front of every request to the viewer's web server.
-
-viser serves everybody who reaches its port: it binds to all addresses unless told otherwise, asks for no password,
-takes web sockets from the pages of other sites, and any page may ask it for a public tunnel. Here it is bound to one
-address, every HTTP request and every web socket is checked before viser sees it, and tunnels are refused.
-"""
+"""Who may open the page: rules on requests, by nothing but their path and headers."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import http.client
-import io
 import ipaddress
-import logging
 import secrets
-import socket
-import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from http.cookies import CookieError, SimpleCookie
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
 from urllib.parse import parse_qs, urlsplit
 
-import viser
-import websockets.asyncio.server
-from websockets.asyncio.server import ServerConnection
-from websockets.datastructures import Headers
-from websockets.http11 import Request, Response
-
-from motionlex.data.errors import UserError
-
-logger = logging.getLogger(__name__)
-LONGEST_MESSAGE = 262_144
-"""Bytes of one message from a browser; more ends its connection."""
-STRANGER = "stranger.invalid"
-"""Site of whose pages the self-test pretends to be one; the name can never exist."""
-TRIED_PORTS = 50
-"""Ports that are tried one after the other."""
-_PATCHING = threading.Lock()
+SCHEMES = ("http", "https")
 
 
 def is_loopback(host: str) -> bool:
@@ -47,6 +21,14 @@ def is_loopback(host: str) -> bool:
         return host.lower() == "localhost"
 
 
+@runtime_checkable
+class Fields(Protocol):
+    """Headers of a request, in which a name may be repeated."""
+
+    def get_all(self, key: str) -> list[str]:
+        """Return every value of a name."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Answer:
     """What is said instead of the page."""
@@ -55,10 +37,8 @@ class Answer:
     """HTTP status."""
     text: str
     """Body, plain text; nothing of the request is repeated in it."""
-    location: str | None = None
-    """Where the browser should go instead."""
-    cookie: str | None = None
-    """What the browser should remember."""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """More headers."""
 
 
 class Guard:
@@ -74,33 +54,33 @@ class Guard:
         self._token = token
         self._cookie = "" if token is None else "motionlex_" + hashlib.sha256(token.encode()).hexdigest()[:12]
 
-    def check(self, path: str, headers: Headers) -> Answer | None:
+    def check(self, path: str, headers: Fields) -> Answer | None:
         """Return the answer to a request that gets nothing else; None lets it pass.
 
-        A name in ``Host`` that is not this machine's means that a foreign site pretends to be us (DNS rebinding), a
-        foreign ``Origin`` that a page of another site sent the request.
+        A ``Host`` that is not this machine's means that a foreign site pretends to be us (DNS rebinding), a foreign
+        ``Origin`` that a page of another site sent the request.
         """
         host = _only(headers, "Host")
         if self._token is None and not is_loopback(_name(host)):
             return Answer(status=403, text="Open this page as http://127.0.0.1:PORT/ or http://localhost:PORT/.\n")
         origin = _only(headers, "Origin")
-        if headers.get_all("Origin") and urlsplit(origin).netloc.lower() != host.lower():
+        if headers.get_all("Origin") and origin.lower() not in (f"{scheme}://{host}".lower() for scheme in SCHEMES):
             return Answer(status=403, text="Pages of other sites may not talk to this one.\n")
         if self._token is None:
             return None
-        given = parse_qs(urlsplit(path).query).get("token", [])
+        given = parse_qs(path.partition("?")[2]).get("token", [])
         if len(given) == 1 and self._matches(given[0]):
             cookie = f"{self._cookie}={self._token}; Path=/; HttpOnly; SameSite=Lax"
-            return Answer(status=303, text="Welcome.\n", location="/", cookie=cookie)
+            return Answer(status=303, text="Welcome.\n", headers={"Location": "/", "Set-Cookie": cookie})
         if self._matches(_cookie(headers, self._cookie)):
             return None
         return Answer(status=401, text="An access token is needed: open the address that motionlex printed.\n")
 
     def _matches(self, given: str) -> bool:
-        return self._token is not None and secrets.compare_digest(given.encode(), self._token.encode())
+        return self._token is not None and secrets.compare_digest(given.encode(errors="replace"), self._token.encode())
 
 
-def _only(headers: Headers, name: str) -> str:
+def _only(headers: Fields, name: str) -> str:
     """Return the value of a header that must not be repeated; empty if it is missing or repeated."""
     values = headers.get_all(name)
     return values[0] if len(values) == 1 else ""
@@ -114,138 +94,7 @@ def _name(host: str) -> str:
         return ""
 
 
-def _cookie(headers: Headers, name: str) -> str:
-    try:
-        cookies = SimpleCookie(_only(headers, "Cookie"))
-    except CookieError:
-        return ""
-    return cookies[name].value if name in cookies else ""
-
-
-class GuardedServer(viser.ViserServer):
-    """viser's server without its public tunnel: any browser may ask for one, and it would lead around the guard."""
-
-    def request_share_url(self, verbose: bool = True) -> str | None:
-        """Refuse."""
-        logger.warning("a browser asked for a public address of the viewer: refused")
-        return None
-
-    def stop(self) -> None:
-        """Stop serving; what viser says about it stays off stdout, which is for results."""
-        with contextlib.redirect_stdout(io.StringIO()):
-            super().stop()
-
-
-def free_port(host: str, port: int) -> int:
-    """Return the first port from ``port`` on that can be bound.
-
-    Raises:
-        UserError: If the address is not one of this machine's, or no port is free.
-    """
-    try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-    except (OSError, UnicodeError) as error:
-        raise UserError(f"web viewer: {host!r} is no address of this machine: {error}") from error
-    for candidate in range(port, min(port + TRIED_PORTS, 65536)):
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((address[0], candidate))
-            except PermissionError as error:
-                raise UserError(f"web viewer: port {port} needs rights that you lack; take one above 1023") from error
-            except OSError as error:
-                reason = error
-                continue
-            return probe.getsockname()[1]
-    raise UserError(f"web viewer: no free port from {port} on at {host}: {reason}")
-
-
-def open_server(host: str, port: int, guard: Guard) -> GuardedServer:
-    """Start the web server behind a guard.
-
-    Args:
-        host: Address to bind to.
-        port: First port to try.
-        guard: Whom to let in.
-
-    Raises:
-        UserError: If the address is not ours, no port is free, or the guard turns out not to be asked.
-    """
-    port = free_port(host, port)
-    with _guarding(guard), contextlib.redirect_stdout(io.StringIO()):  # it greets there
-        server = GuardedServer(host=host, port=port, label="motionlex", verbose=False)
-    if not _refuses_strangers(host, server.get_port()):
-        server.stop()
-        raise UserError(f"the web viewer cannot be protected with viser {viser.__version__}; install viser==1.1.1")
-    return server
-
-
-@contextlib.contextmanager
-def _guarding(guard: Guard) -> Iterator[None]:
-    """Put the guard in front of servers that are started meanwhile.
-
-    viser has no setting for this: it calls ``websockets.asyncio.server.serve`` with its own ``process_request``, the
-    hook that sees a request before anything is served. That call is intercepted; :func:`open_server` tests the outcome.
-    """
-    genuine = websockets.asyncio.server.serve
-    quiet = logging.getLogger(f"{__name__}.requests")  # one line for every request is too much
-    quiet.setLevel(logging.ERROR)
-
-    def serve(*arguments: object, **options: object) -> object:
-        ours = {
-            "process_request": _asked(guard, options["process_request"]),
-            "max_size": LONGEST_MESSAGE,
-            "logger": quiet,
-        }
-        return genuine(*arguments, **{**options, **ours})
-
-    with _PATCHING:
-        websockets.asyncio.server.serve = serve
-        try:
-            yield
-        finally:
-            websockets.asyncio.server.serve = genuine
-
-
-Process = Callable[[ServerConnection, Request], Response | None]
-
-
-def _asked(guard: Guard, inner: Process) -> Process:
-    """Return a ``process_request`` that asks the guard first."""
-
-    def process(connection: ServerConnection, request: Request) -> Response | None:
-        answer = guard.check(request.path, request.headers)
-        if answer is None:
-            response = inner(connection, request)
-        else:
-            response = connection.respond(answer.status, answer.text)
-            if answer.location is not None:
-                response.headers["Location"] = answer.location
-            if answer.cookie is not None:
-                response.headers["Set-Cookie"] = answer.cookie
-        if response is not None:
-            response.headers["X-Frame-Options"] = "DENY"  # no other site shows our buttons under its own
-            response.headers["Referrer-Policy"] = "no-referrer"
-        return response
-
-    return process
-
-
-def _refuses_strangers(host: str, port: int) -> bool:
-    """Ask for the page and for a web socket as a page of another site would, and see both refused."""
-    upgrade = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
-    upgrade |= {
-        "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA==",
-        "Sec-WebSocket-Protocol": f"viser-v{viser.__version__}",
-    }
-    for headers in ({}, upgrade):
-        connection = http.client.HTTPConnection({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host), port, timeout=5)
-        try:
-            connection.request("GET", "/", headers={**headers, "Origin": f"http://{STRANGER}"})
-            if connection.getresponse().status != 403:
-                return False
-        except (OSError, http.client.HTTPException):
-            return False
-        finally:
-            connection.close()
-    return True
+def _cookie(headers: Fields, name: str) -> str:
+    """Return a cookie, whatever other programs of this machine may have set beside it; empty if there is none."""
+    parts = (part.strip().partition("=") for part in _only(headers, "Cookie").split(";"))
+    return next((value for key, _, value in parts if key == name), "")

@@ -14,11 +14,11 @@ from jaxtyping import Float, Int
 
 from motionlex.data.errors import check_number
 from motionlex.envs.simulator import Simulator
-from motionlex.envs.viewer import RealTime
-from motionlex.envs.web_guard import Guard, is_loopback, open_server
+from motionlex.envs.web_guard import Guard, is_loopback
 from motionlex.envs.web_history import History
 from motionlex.envs.web_panel import Listener, Panel
 from motionlex.envs.web_scene import Scene
+from motionlex.envs.web_server import open_server
 
 logger = logging.getLogger(__name__)
 PICTURE_S = 1.0 / 30.0
@@ -82,7 +82,6 @@ class WebViewer:
         self.panel = Panel(self._server, listener, suggestions)
         """The widgets."""
         self._history = History(simulator.robot.torque_limit)
-        self._clock = RealTime(1.0 / simulator.hz)
         self._pictured = self._paneled = -np.inf
         self._mark, self._ratio = (time.perf_counter(), 0.0), 0.0
         if token is not None:
@@ -96,9 +95,8 @@ class WebViewer:
         logger.info("web viewer: %s", self.url)
 
     def show(self) -> None:
-        """Show the present state; waits so that the robot moves in real time."""
+        """Show the present state without any plan."""
         self.draw(Sketch(time=self._simulator.time))
-        self._clock.wait()
 
     def due(self) -> bool:
         """Tell whether the next :meth:`draw` will send paths, codes and plots, so that they are worth computing."""
