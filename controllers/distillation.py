@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from motionlex.controllers.low_level_policy import LowLevelPolicy
-from motionlex.controllers.ppo import Precision
+from motionlex.controllers.ppo_config import Precision
 from motionlex.data.errors import UserError
 from motionlex.envs.batched import BatchedTracking
 from motionlex.envs.task import TrackingTask

@@ -14,7 +14,8 @@ import torch
 
 from motionlex.controllers.distillation import DistillationConfig, check_teacher, distil
 from motionlex.controllers.generated_library import load_generated
-from motionlex.controllers.low_level_config import LowLevelConfig, LowLevelFlags, resolve_config
+from motionlex.controllers.low_level_config import LowLevelConfig, resolve_config
+from motionlex.controllers.low_level_flags import LowLevelFlags
 from motionlex.controllers.low_level_policy import LowLevelPolicy, read_weights
 from motionlex.controllers.low_level_resume import check_inputs, progress_plan, resumed
 from motionlex.controllers.low_level_scores import evaluate_policy, final_figures, score_policy
@@ -27,7 +28,8 @@ from motionlex.controllers.low_level_setup import (
     load_low_level_config,
 )
 from motionlex.controllers.low_level_state import RunCallback, load_training_state
-from motionlex.controllers.ppo import TrackingPPO, native_precision
+from motionlex.controllers.ppo import TrackingPPO
+from motionlex.controllers.ppo_config import native_precision
 from motionlex.data.errors import UserError, check_number, check_seed
 from motionlex.data.storage import finite, write_json
 from motionlex.envs.batched import BatchedTracking

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 
-from motionlex.controllers.low_level_config import LowLevelConfig, LowLevelFlags
+from motionlex.controllers.low_level_config import LowLevelConfig
+from motionlex.controllers.low_level_flags import LowLevelFlags
 from motionlex.controllers.low_level_setup import load_low_level_config
 from motionlex.controllers.low_level_state import SCORE_EVERY, Progress
 from motionlex.data.errors import UserError

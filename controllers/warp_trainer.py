@@ -16,7 +16,7 @@ from rsl_rl.storage import RolloutStorage
 from tensordict import TensorDict
 
 from motionlex.controllers.low_level_policy import LowLevelPolicy
-from motionlex.controllers.ppo import PPOConfig
+from motionlex.controllers.ppo_config import PPOConfig
 from motionlex.controllers.warp_models import WarpActor, WarpCritic, critic_view
 from motionlex.data.errors import UserError
 from motionlex.envs.warp import WarpTracking

@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 
 from motionlex.controllers.generated_library import load_generated
-from motionlex.controllers.low_level_config import LowLevelConfig, LowLevelFlags, resolve_config
+from motionlex.controllers.low_level_config import LowLevelConfig, resolve_config
+from motionlex.controllers.low_level_flags import LowLevelFlags
 from motionlex.controllers.low_level_resume import check_inputs, progress_plan, resumed
 from motionlex.controllers.low_level_scores import evaluate_policy, final_figures, score_policy
 from motionlex.controllers.low_level_seeds import torch_seed_of

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from motionlex.scripts.common import JsonValue, run_cli, start_logging
 
 if TYPE_CHECKING:
-    from motionlex.controllers.low_level import LowLevelFlags
+    from motionlex.controllers.low_level_flags import LowLevelFlags
 
 Result = Mapping[str, JsonValue]
 
@@ -23,7 +23,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Physics threads and torch's threads take turns: torch's must sleep, not spin, while they wait. Read when torch
     # loads, hence before the import. Measured on two busy cores: 300 -> several thousand steps/s.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from motionlex.controllers.low_level import LowLevelFlags, train_low_level
+    from motionlex.controllers.low_level import train_low_level
+    from motionlex.controllers.low_level_flags import LowLevelFlags
     from motionlex.motion_vae.distributed import launched_rank, launched_ranks
 
     if launched_ranks() == 1:

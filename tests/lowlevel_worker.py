@@ -7,7 +7,8 @@ import numpy as np
 import torch
 
 from motionlex.controllers.low_level_policy import LowLevelPolicy, PolicyShape
-from motionlex.controllers.ppo import PPOConfig, TrackingPPO
+from motionlex.controllers.ppo import TrackingPPO
+from motionlex.controllers.ppo_config import PPOConfig
 from motionlex.envs.batched import BatchedTracking
 from motionlex.envs.benchmark import benchmark_task
 from motionlex.motion_vae import distributed

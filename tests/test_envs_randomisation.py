@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from motionlex.controllers.low_level_config import LowLevelFlags, resolve_config
+from motionlex.controllers.low_level_config import resolve_config
+from motionlex.controllers.low_level_flags import LowLevelFlags
 from motionlex.data.errors import UserError
 from motionlex.data.robots import get_robot
 from motionlex.data.robots.robot import Joint, Robot

@@ -35,7 +35,8 @@ from motionlex.controllers.generated_library import (
 )
 from motionlex.controllers.high_level import load_high_level
 from motionlex.controllers.low_level import train_low_level
-from motionlex.controllers.low_level_config import LowLevelConfig, LowLevelFlags, resolve_config
+from motionlex.controllers.low_level_config import LowLevelConfig, resolve_config
+from motionlex.controllers.low_level_flags import LowLevelFlags
 from motionlex.controllers.planner import Planner
 from motionlex.controllers.stack import Stack
 from motionlex.controllers.switches import evaluate_switches, find_switches

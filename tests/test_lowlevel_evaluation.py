@@ -13,7 +13,8 @@ from motionlex.controllers import evaluation_report, evaluation_tracking, low_le
 from motionlex.controllers.evaluation_report import EvaluateStackFlags, evaluate_stack
 from motionlex.controllers.evaluation_tracking import evaluate_tracking, quick_score, worst_clips
 from motionlex.controllers.intervals import bootstrap_interval, ratio, wilson_interval
-from motionlex.controllers.low_level_config import LowLevelConfig, LowLevelFlags, resolve_config
+from motionlex.controllers.low_level_config import LowLevelConfig, resolve_config
+from motionlex.controllers.low_level_flags import LowLevelFlags
 from motionlex.controllers.tracking_metrics import (
     absolute_power,
     heading_error,

@@ -11,10 +11,12 @@ from gymnasium import spaces
 
 from motionlex.controllers import low_level, low_level_setup
 from motionlex.controllers.low_level import default_processes, train_low_level
-from motionlex.controllers.low_level_config import LowLevelConfig, LowLevelFlags, resolve_config
+from motionlex.controllers.low_level_config import LowLevelConfig, resolve_config
+from motionlex.controllers.low_level_flags import LowLevelFlags
 from motionlex.controllers.low_level_policy import LowLevelPolicy, PolicyShape
 from motionlex.controllers.low_level_seeds import seed_of, torch_seed_of
-from motionlex.controllers.ppo import PPOConfig, TrackingActorCritic, TrackingPPO, native_precision
+from motionlex.controllers.ppo import TrackingActorCritic, TrackingPPO
+from motionlex.controllers.ppo_config import PPOConfig, native_precision
 from motionlex.data.errors import UserError
 from motionlex.envs.batched import BatchedTracking
 from motionlex.envs.benchmark import benchmark_task

@@ -13,10 +13,12 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from motionlex.controllers import low_level, low_level_config, low_level_setup
 from motionlex.controllers.low_level import train_low_level
-from motionlex.controllers.low_level_config import LowLevelFlags, resolve_config, select_clips
+from motionlex.controllers.low_level_config import resolve_config, select_clips
+from motionlex.controllers.low_level_flags import LowLevelFlags
 from motionlex.controllers.low_level_policy import LowLevelPolicy, Normaliser, PolicyShape
 from motionlex.controllers.low_level_resume import check_unchanged
-from motionlex.controllers.ppo import PPOConfig, TrackingPPO, adapted_rate
+from motionlex.controllers.ppo import TrackingPPO
+from motionlex.controllers.ppo_config import PPOConfig, adapted_rate
 from motionlex.data.errors import UserError
 from motionlex.data.robots import get_robot
 from motionlex.envs.batched import BatchedTracking

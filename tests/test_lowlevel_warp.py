@@ -10,10 +10,11 @@ import torch
 
 from motionlex.controllers import low_level_config, low_level_setup
 from motionlex.controllers.low_level import train_low_level
-from motionlex.controllers.low_level_config import LowLevelFlags, resolve_config
+from motionlex.controllers.low_level_config import resolve_config
+from motionlex.controllers.low_level_flags import LowLevelFlags
 from motionlex.controllers.low_level_policy import LowLevelPolicy, PolicyShape
 from motionlex.controllers.low_level_setup import load_low_level_config
-from motionlex.controllers.ppo import PPOConfig
+from motionlex.controllers.ppo_config import PPOConfig
 from motionlex.data.errors import UserError
 from motionlex.envs.randomisation import Randomisation
 from motionlex.envs.task_config import TaskConfig

@@ -1,0 +1,108 @@
+"""Hyper-parameters of PPO, whichever library runs it, and the rules that follow from them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+
+from motionlex.data.errors import UserError, check_number, unknown_name
+
+Precision = Literal["auto", "float32", "bf16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PPOConfig:
+    """Hyper-parameters."""
+
+    worlds: int = 512
+    """Robots simulated at once."""
+    horizon: int = 16
+    """Control steps per robot between updates."""
+    epochs: int = 5
+    """Passes over the collected steps."""
+    minibatch: int = 2048
+    """Steps per gradient."""
+    gamma: float = 0.97
+    """Discount per control step."""
+    gae_lambda: float = 0.9
+    """Decay of the advantage estimate."""
+    clip: float = 0.2
+    """Clipping of the probability ratio."""
+    entropy: float = 0.0
+    """Weight of the entropy bonus."""
+    max_gradient: float = 1.0
+    """Norm at which gradients of actor and of critic are clipped."""
+    actor_rate: float = 5e-4
+    """Initial learning rate of the actor."""
+    critic_rate: float = 1e-3
+    """Learning rate of the critic, constant."""
+    target_kl: float = 0.06
+    """KL divergence [nat] per update that the actor's learning rate is steered to while every episode fails; it
+    shrinks with the share of the failures."""
+    minimum_kl: float = 0.01
+    """Where that shrinking ends [nat]; as large as target_kl, it keeps the divergence constant."""
+    rate_bounds: tuple[float, float] = (1e-5, 5e-4)
+    """Range of the actor's learning rate."""
+    minimum_std: float = 0.05
+    """Smallest standard deviation of an action."""
+    initial_std: float = 0.5
+    """Standard deviation of the actions at the start."""
+    precision: Precision = "auto"
+    """Arithmetic of the networks' matrix products in the update (auto: bf16 where the processor multiplies it natively,
+    as found when a run is created); parameters, losses and acting stay in float32."""
+
+    def __post_init__(self) -> None:
+        for name in ("worlds", "horizon", "epochs", "minibatch", "max_gradient", "actor_rate", "critic_rate"):
+            check_number(name, getattr(self, name), above=0)
+        for name in ("target_kl", "minimum_kl", "minimum_std", "initial_std", "clip"):
+            check_number(name, getattr(self, name), above=0)
+        check_number("entropy", self.entropy, at_least=0)
+        for name in ("gamma", "gae_lambda"):
+            check_number(name, getattr(self, name), at_least=0, at_most=1)
+        if not (len(self.rate_bounds) == 2 and 0.0 < self.rate_bounds[0] <= self.rate_bounds[1]):
+            raise UserError(f"rate_bounds must be two rising positive rates, got {self.rate_bounds}")
+        if self.minimum_kl > self.target_kl:
+            raise UserError(
+                f"minimum_kl is {self.minimum_kl}, above target_kl = {self.target_kl}: give --set minimum_kl=... too"
+            )
+        if self.precision not in get_args(Precision):
+            raise unknown_name("precision", self.precision, get_args(Precision), "PPOConfig")
+
+    def kl_target(self, failing: float) -> float:
+        """Return the KL divergence [nat] to steer to while a share of the episodes fails.
+
+        A policy that falls everywhere gains from large steps; one that rarely falls loses what it has to them.
+        """
+        return max(self.minimum_kl, self.target_kl * failing)
+
+    def minibatch_of(self, ranks: int) -> int:
+        """Return how many steps of a mini-batch each of several processes takes.
+
+        Raises:
+            UserError: If there are more processes than steps.
+        """
+        if self.minibatch < ranks:
+            raise UserError(
+                f"{ranks} processes share every mini-batch of {self.minibatch} steps: give --set minibatch={ranks} or "
+                "more, or fewer --processes"
+            )
+        return self.minibatch // ranks
+
+
+def native_precision(device: str) -> Precision:
+    """Return bf16 where a device multiplies it natively, else float32: emulated bf16 is slower than float32."""
+    if device != "cpu":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    found = getattr(torch.cpu, "get_capabilities", dict)()  # younger than the oldest torch that works
+    return "bf16" if found.get("avx512_bf16") or found.get("amx_bf16") else "float32"
+
+
+def adapted_rate(rate: float, kl: float, target: float, bounds: tuple[float, float]) -> float:
+    """Return the next learning rate: divided by 1.2 above twice the target KL, times 1.2 below half of it."""
+    if kl > 2.0 * target:
+        return max(rate / 1.2, bounds[0])
+    if kl < 0.5 * target:
+        return min(rate * 1.2, bounds[1])
+    return rate
