@@ -42,6 +42,32 @@ class ComPath:
         yaw = np.zeros(len(time)) if self.yaw is None else np.interp(time, self.time, self.yaw)
         return xy, yaw
 
+    def limited(self, statistics: FeatureStatistics) -> ComPath:
+        """Return the path through the same points, later where it is faster than the statistics' motions ever are."""
+        lowest, highest = velocity_limits(statistics)
+        fastest = np.maximum(-lowest, highest)
+        speed, turn = float(fastest[:2].max()), float(fastest[2])
+        shortest = np.zeros(len(self.time) - 1)
+        for size, limit in ((np.linalg.norm(np.diff(self.xy, axis=0), axis=1), speed), (self._turns(), turn)):
+            if limit > 0:  # what never varies in the motions tells no limit
+                shortest = np.maximum(shortest, size / limit)
+        steps = np.diff(self.time)
+        if np.all(shortest <= steps * (1 + 1e-9)):
+            return self
+        time = self.time[0] + np.concatenate(([0.0], np.cumsum(np.maximum(steps, shortest))))
+        logger.warning(
+            "the path asks for more than the motions have (%.2f m/s, %.2f rad/s): it takes %.1f s instead of %.1f s",
+            speed,
+            turn,
+            time[-1] - time[0],
+            self.time[-1] - self.time[0],
+        )
+        return replace(self, time=time)
+
+    def _turns(self) -> Float[np.ndarray, " piece"]:
+        """Return the sizes of the turns between points [rad]."""
+        return np.zeros(len(self.time) - 1) if self.yaw is None else np.abs(np.diff(self.yaw))
+
 
 @dataclass(frozen=True, kw_only=True)
 class VelocityCommand:

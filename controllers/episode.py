@@ -47,6 +47,8 @@ class CommandReport:
     """Mean forward speed after ``SETTLE_S`` [m/s]."""
     heading_change_deg: float
     """Change of heading, turns counted, positive to the left [degrees]."""
+    understood: bool = True
+    """Whether it was obeyed; if not, the robot stood still."""
 
 
 def parse_commands(texts: Sequence[str], seconds: float | None) -> tuple[TimedCommand, ...]:

@@ -1,15 +1,15 @@
-"""``motionlex simulate``: commands from the command line or the keyboard, video, recording, JSON."""
+"""``motionlex simulate``: commands from the command line, a script or the keyboard; video, recording, JSON."""
 
 from __future__ import annotations
 
+import functools
 import logging
+import math
 import sys
-import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Literal, Protocol, runtime_checkable
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -18,21 +18,23 @@ from jaxtyping import Float
 
 from motionlex.controllers.bundle import load_bundle, resolve_bundle
 from motionlex.controllers.com_path import read_com_path
-from motionlex.controllers.episode import (
-    CommandReport,
-    TimedCommand,
-    heading_change_deg,
-    parse_commands,
-    speeds,
-)
+from motionlex.controllers.console import Console, describe
+from motionlex.controllers.display import Display, Screen
+from motionlex.controllers.episode import LONGEST_S, CommandReport, TimedCommand
+from motionlex.controllers.instructions import Instruction
+from motionlex.controllers.interaction import ask, ask_live, run_script
 from motionlex.controllers.latent_policy import SamplingConfig
-from motionlex.controllers.recording import PhysicsRecording
-from motionlex.controllers.stack import Command, Stack
-from motionlex.data.errors import UserError, check_seed
+from motionlex.controllers.recording import check_writable, table_path
+from motionlex.controllers.script import LARGEST, read_instructions, read_script, script_lines
+from motionlex.controllers.session import ONE_ROBOT, Outside, Session, Value
+from motionlex.controllers.stack import Stack
+from motionlex.data.errors import UserError, check_number, check_seed
 
 logger = logging.getLogger(__name__)
-Value = str | int | float | bool | None | Sequence[object] | Mapping[str, object]
-PROMPT = "command> "
+KEPT_S = 600.0
+"""Time that ``:save`` reaches back at least where ``--record`` was not asked for [s]."""
+LONGEST_GIF_S = 60.0
+"""Longest simulation that becomes a GIF [s]."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +42,10 @@ class SimulateFlags:
     """Simulate the H1 under text commands, e.g. motionlex simulate "walk forward:5" "turn left:4"."""
 
     commands: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
-    """Commands, each optionally with its duration after a colon; none opens a prompt."""
+    """Commands, each optionally with its duration after a colon, or colon commands such as ":push 0.5 0" (:help lists
+    them); none opens a prompt, or reads stdin where it is no terminal."""
+    script: Path | None = None
+    """Text file with one command per line, # for comments; - is stdin."""
     seconds: float | None = None
     """Duration of commands without one of their own [s]; None means 5."""
     bundle: str | None = None
@@ -49,31 +54,36 @@ class SimulateFlags:
     """CSV of a desired centre-of-mass path, t_s,x_m,y_m[,yaw_rad], in the starting heading frame."""
     video: Path | None = None
     """Write a video (mp4) to this file."""
+    gif: Path | None = None
+    """Write an animated GIF of at most 60 s to this file."""
     record: Path | None = None
-    """Write qpos, qvel, ctrl, time and model_xml at physics rate to this npz file."""
+    """Write qpos, qvel, ctrl, time and model_xml at physics rate, codes and torque at control rate to this npz file,
+    and a table of the control steps to a CSV file beside it."""
     viewer: Literal["none", "web", "native"] = "none"
     """Show the robot in the browser (web) or in MuJoCo's window (native)."""
+    web_host: str = "127.0.0.1"
+    """Address that the browser's page is served at; any but this machine's own needs the token that is then printed."""
+    web_port: int = 8080
+    """Port of the page; the next free one is taken if it is in use."""
     seed: int = 0
     """Seed of the codes that are drawn."""
     temperature: float | None = None
     """Sharpness of the choice of codes; None takes the bundle's."""
     top_p: float | None = None
     """Nucleus of the choice of codes; None takes the bundle's."""
+    top_k: int | None = None
+    """Codes that the choice is made among; 0 is all, None takes the bundle's."""
     guidance: float | None = None
     """Classifier-free guidance on the text; None takes the bundle's."""
+    path_guidance: float | None = None
+    """Classifier-free guidance on the desired path; None takes the bundle's."""
     json: bool = False
     """Print one JSON object as the last line of stdout."""
 
-
-@runtime_checkable
-class Screen(Protocol):
-    """Something that is shown every control step."""
-
-    def show(self) -> None:
-        """Show the present state."""
-
-    def close(self) -> None:
-        """Finish."""
+    @property
+    def has_files(self) -> bool:
+        """Whether the simulation is written into files, which hold one robot each."""
+        return not (self.video is None and self.gif is None and self.record is None)
 
 
 def simulate(flags: SimulateFlags) -> Mapping[str, Value]:
@@ -83,33 +93,116 @@ def simulate(flags: SimulateFlags) -> Mapping[str, Value]:
         The keys of the command's JSON table, per-command measurements included.
 
     Raises:
-        UserError: On an empty command, a bad path file or bundle, or no command and no terminal.
+        UserError: On an empty command, a bad path file or bundle, nothing to do, or when the user stops a script.
     """
     torch.set_num_threads(1)  # one robot is too little work to share, and waiting threads would take the cores
-    interactive = not flags.commands
-    if interactive and not sys.stdin.isatty():
-        raise UserError('say what the robot should do, e.g. motionlex simulate "walk forward" (no terminal to ask)')
-    commands = parse_commands(flags.commands, flags.seconds)
-    check_seed(flags.seed)
-    if flags.video is not None and flags.video.suffix.lower() != ".mp4":
-        raise UserError(f"--video {flags.video}: wanted a file name that ends in .mp4")
-    for path in (flags.video, flags.record):
-        _check_writable(path)
+    _check_flags(flags)
     path = None if flags.com_path is None else read_com_path(flags.com_path)
-    bundle = load_bundle(resolve_bundle(flags.bundle))
-    stack = Stack(bundle, seed=flags.seed, sampling=_sampling(bundle.meta.sampling, flags))
-    stack.follow(path)
-    recording = PhysicsRecording(stack.tracker.simulator, stack.tracker.model_xml) if flags.record else None
-    screens = _screens(flags, stack)
-    try:
-        source = _ask(flags.seconds) if interactive else iter(commands)
-        run = run_commands(stack, source, on_step=lambda: [screen.show() for screen in screens])
-    finally:
-        for screen in screens:
-            screen.close()
-    if recording is not None and flags.record is not None:
-        recording.save(flags.record)
-    return {**run.summary(), "bundle": bundle.meta.name, "bundle_path": str(bundle.path)}
+    instructions = _instructions(flags)
+    _check_instructions(flags, instructions)
+    stack = _load(flags, flags.bundle, flags.seed)
+    if path is not None:
+        stack.follow(path.limited(stack.bundle.autoencoder.statistics))
+    kept_s = math.inf if flags.record or any(each.verb == "save" for each in instructions) else None
+    if instructions:
+        session = _session(flags, stack, kept_s, logger.info)
+        run_script(Console(session, seed=flags.seed), instructions)
+    elif flags.viewer == "none":
+        session = ask(flags.seconds, flags.seed, functools.partial(_session, flags, stack, kept_s or KEPT_S))
+    else:
+        session = ask_live(flags.seed, functools.partial(_session, flags, stack, kept_s or KEPT_S))
+    bundle = session.stack.bundle
+    return {**session.summary(), "bundle": bundle.meta.name, "bundle_path": str(bundle.path)}
+
+
+def _check_flags(flags: SimulateFlags) -> None:
+    """Refuse what cannot become a simulation, before anything is loaded."""
+    if flags.commands and flags.script is not None:
+        raise UserError("commands and --script together: give one of them")
+    check_number("--seconds", flags.seconds, above=0, at_most=LONGEST_S)
+    check_seed(flags.seed)
+    for flag, path, suffix in (("--video", flags.video, ".mp4"), ("--gif", flags.gif, ".gif")):
+        if path is not None and path.suffix.lower() != suffix:
+            raise UserError(f"{flag} {path}: wanted a file name that ends in {suffix}")
+    table = None if flags.record is None else table_path(flags.record)
+    for path in (flags.video, flags.gif, flags.record, table):
+        check_writable(path)
+
+
+def _instructions(flags: SimulateFlags) -> tuple[Instruction, ...]:
+    """Read the commands, the script, or stdin where it is no terminal; nothing where somebody is to be asked."""
+    if flags.commands:
+        return read_instructions(flags.commands, flags.seconds)
+    if flags.script is not None and str(flags.script) != "-":
+        return read_instructions(read_script(flags.script), flags.seconds, f"--script {flags.script}")
+    if flags.script is None and sys.stdin is not None and sys.stdin.isatty():
+        return ()
+    lines = script_lines(_read_stdin(), "stdin")
+    if lines or (flags.viewer == "web" and flags.script is None):
+        return read_instructions(lines, flags.seconds, "stdin")
+    raise UserError('say what the robot should do, e.g. motionlex simulate "walk forward" (stdin holds no command)')
+
+
+def _read_stdin() -> bytes:
+    """Read stdin to its end, or until it is longer than any script."""
+    if sys.stdin is None:
+        return b""
+    if hasattr(sys.stdin, "buffer"):
+        return sys.stdin.buffer.read(LARGEST + 1)
+    return sys.stdin.read(LARGEST + 1).encode(errors="surrogateescape")
+
+
+def _check_instructions(flags: SimulateFlags, instructions: Sequence[Instruction]) -> None:
+    """Refuse commands that do not go with the files that were asked for."""
+    seconds = sum(each.seconds for each in instructions)
+    if flags.gif is not None and seconds > LONGEST_GIF_S:
+        raise UserError(
+            f"--gif: {seconds:g} s of commands are more than {LONGEST_GIF_S:g} s: give fewer, shorter ones, or --video"
+        )
+    if flags.has_files and any(each.verb == "bundle" for each in instructions):
+        raise UserError(ONE_ROBOT)
+
+
+def _load(flags: SimulateFlags, name: str | None, seed: int) -> Stack:
+    """Load a bundle and put its robot on its feet."""
+    bundle = load_bundle(resolve_bundle(name))
+    names = [field.name for field in fields(SamplingConfig)]
+    given = {name: value for name in names if (value := getattr(flags, name)) is not None}
+    sampling = {**bundle.meta.sampling, **given}
+    return Stack(bundle, seed=seed, sampling=SamplingConfig(**sampling))
+
+
+def _session(flags: SimulateFlags, stack: Stack, kept_s: float | None, say: Callable[[str], None]) -> Session:
+    """Begin a session with the files and viewers that were asked for; call it on the thread that will run it."""
+    outside = Outside(
+        display=functools.partial(_display, flags),
+        load=functools.partial(_load, flags),
+        kept_s=kept_s,
+        record=flags.record,
+        say=say,
+    )
+    return Session(stack, outside)
+
+
+def _display(flags: SimulateFlags, stack: Stack) -> Display:
+    """Open the video, the GIF and the viewer that were asked for."""
+    films: list[Screen] = []
+    simulator = stack.tracker.simulator
+    if flags.video is not None:
+        from motionlex.envs.viewer import open_video
+
+        films.append(open_video(flags.video, simulator))
+    if flags.gif is not None:
+        from motionlex.envs.gif import Gif
+
+        films.append(Gif(flags.gif, simulator))
+    if flags.viewer == "none":
+        return Display(tuple(films))
+    from motionlex.controllers.viewers import WebPage, Window
+
+    web = flags.viewer == "web"
+    viewer = WebPage(stack, host=flags.web_host, port=flags.web_port) if web else Window(stack)
+    return Display(tuple(films), (viewer,))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,18 +225,6 @@ class Run:
         """Simulated time [s]."""
         return (len(self.qpos) - 1) / self.hz
 
-    def summary(self) -> dict[str, Value]:
-        """The keys that outside programs rely on."""
-        moved = self.qpos[-1, :2] - self.qpos[0, :2]
-        return {
-            "fell": self.fell,
-            "seconds": self.seconds,
-            "real_time_factor": self.seconds / self.wall_s if self.wall_s > 0 else None,
-            "distance_m": float(np.hypot(*moved)),
-            "heading_change_deg": heading_change_deg(self.qpos),
-            "commands": [asdict(command) for command in self.commands],
-        }
-
 
 def run_commands(stack: Stack, commands: Iterator[TimedCommand], on_step: Callable[[], object] | None = None) -> Run:
     """Let a stack obey commands one after the other.
@@ -156,95 +237,12 @@ def run_commands(stack: Stack, commands: Iterator[TimedCommand], on_step: Callab
     Returns:
         Trajectory and reports.
     """
-    trajectory, reports, wall = [stack.qpos], [], 0.0
+    session, trajectory = Session(stack), [stack.qpos]
     for command in commands:
-        given = stack.command(command.text)
-        logger.info(
-            "%6.2f s  %r: nearest known action %s (similarity %.2f)",
-            given.start_s,
-            given.text,
-            given.action,
-            given.similarity,
-        )
-        first = len(trajectory) - 1
+        given = session.command(command.text)
+        logger.info("%s", describe(given, given.start_s, stack.config.understood_from))
         for _ in range(max(1, round(command.seconds * stack.hz))):
-            began = time.perf_counter()
-            stack.step()
-            wall += time.perf_counter() - began
-            trajectory.append(stack.qpos)
+            trajectory.append(session.step().qpos)
             if on_step is not None:
                 on_step()
-        reports.append(_report(given, np.array(trajectory[first:]), stack.hz))
-    return Run(qpos=np.array(trajectory), hz=stack.hz, commands=tuple(reports), fell=stack.fell, wall_s=wall)
-
-
-def _report(command: Command, qpos: Float[np.ndarray, "frame coordinate"], hz: float) -> CommandReport:
-    speed, forward = speeds(qpos, hz)
-    return CommandReport(
-        text=command.text,
-        action=command.action,
-        similarity=command.similarity,
-        start_s=command.start_s,
-        seconds=(len(qpos) - 1) / hz,
-        mean_speed_mps=speed,
-        forward_speed_mps=forward,
-        heading_change_deg=heading_change_deg(qpos),
-    )
-
-
-def _ask(seconds: float | None) -> Iterator[TimedCommand]:
-    """Ask for commands: an empty line repeats the last one, ``:quit`` (or the end of input) leaves."""
-    print('Say what the robot should do, e.g. "walk forward" or "wave:3". Empty line: once more. :quit leaves.')
-    last: TimedCommand | None = None
-    while True:
-        try:
-            line = input(PROMPT).strip()
-        except EOFError:
-            return
-        if line in (":quit", ":q", ":exit"):
-            return
-        if line:
-            try:
-                (last,) = parse_commands([line], seconds)
-            except UserError as error:
-                print(error)
-                continue
-        if last is None:
-            print("Nothing to repeat yet.")
-            continue
-        yield last
-
-
-def _sampling(defaults: Mapping[str, float], flags: SimulateFlags) -> SamplingConfig:
-    given = {"temperature": flags.temperature, "top_p": flags.top_p, "guidance": flags.guidance}
-    return SamplingConfig(**{**defaults, **{name: value for name, value in given.items() if value is not None}})
-
-
-def _check_writable(path: Path | None) -> None:
-    """Find out before the simulation, not after it, that a file cannot be written."""
-    if path is None:
-        return
-    if path.is_dir() or (path.exists() and not path.is_file()):
-        raise UserError(f"{path} is not a file that can be written")
-    if not path.parent.is_dir():
-        raise UserError(f"{path}: there is no folder {path.parent}")
-    try:
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror}; give a file in another folder") from error
-
-
-def _screens(flags: SimulateFlags, stack: Stack) -> list[Screen]:
-    """Open the video and the viewer that were asked for."""
-    if flags.video is None and flags.viewer == "none":
-        return []
-    from motionlex.envs import viewer
-
-    screens: list[Screen] = []
-    simulator = stack.tracker.simulator
-    if flags.video is not None:
-        screens.append(viewer.open_video(flags.video, simulator))
-    if flags.viewer != "none":
-        screens.append(viewer.open_viewer(flags.viewer, simulator))
-    return screens
+    return Run(qpos=np.array(trajectory), hz=stack.hz, commands=session.reports, fell=stack.fell, wall_s=session.wall_s)

@@ -2,6 +2,7 @@
 
 import errno
 import importlib
+import io
 import json
 import logging
 import shutil
@@ -257,14 +258,60 @@ SIMULATION = [
     (("--bundle", "", "walk"), "bundle is empty"),
     (("--bundle", "nowhere", "walk"), "no bundle at nowhere"),
     ((), "say what the robot should do"),
+    ((":pusch 1 0",), "unknown command ':pusch'. Did you mean :push?"),
+    ((":push 1",), "wanted :push VX VY, got '1'"),
+    ((":push nan 0",), ":push: VX must be at least -5 and at most 5, got nan"),
+    ((":push 1e300 0",), ":push: VX must be at least -5"),
+    ((":com 1 0 inf",), ":com: YAW_RATE must be"),
+    ((":com off now",), "wanted :com VX VY YAW_RATE, got 'off now'"),
+    ((":seed 1.5", "walk"), "wanted a whole number"),
+    ((":save x.csv", "walk"), "ends in .npz"),
+    ((":save nowhere/x.npz", "walk"), "there is no folder nowhere"),
+    ((":bundle nowhere", "walk"), "no bundle at nowhere"),
+    ((":bundle builtin", "walk", "--video", "film.mp4"), "another bundle needs other files"),
+    (("--gif", "film.mp4", "walk"), "ends in .gif"),
+    (("--gif", "film.gif", "walk:61"), "61 s of commands are more than 60 s"),
+    (("--gif", "nowhere/film.gif", "walk"), "there is no folder nowhere"),
+    (("--record", "f.csv", "walk"), "ends in .npz"),
+    (("--script", "nowhere.txt"), "nowhere.txt is no file"),
+    (("--script", "."), ". is a folder"),
+    (("--script", "nowhere.txt", "walk"), "give one of them"),
+    (("--script", ""), "--script is empty"),
+    (("--top-k", "-1", "walk"), "top-k -1"),
+    (("--path-guidance", "nan", "walk"), "guidance 1.0 and nan"),
+    (("--viewer", "web", "--web-host", "example.invalid", "walk"), "example.invalid"),
+    (("--viewer", "web", "--web-port", "70000", "walk"), "port"),
 ]
 
 
 @pytest.mark.parametrize(("flags", "wanted"), SIMULATION)
 def test_simulation(flags, wanted, fails, tiny_bundle, monkeypatch):
-    monkeypatch.setattr("sys.stdin.isatty", lambda: False, raising=False)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"")))
     bundle = () if "--bundle" in flags else ("--bundle", tiny_bundle)
     assert wanted in fails("simulate", *bundle, *flags)
+
+
+SCRIPTS = {
+    "binary": (bytes(range(256)), "byte 128 is not UTF-8"),
+    "zeros": (b"walk\0:5", "zero bytes"),
+    "empty": (b"", "holds no command"),
+    "comments": (b"# walk\n\n", "holds no command"),
+    "endless": (b"walk\n" * 300_000, "longer than 1000000 bytes"),
+    "late mistake": (b"walk:0.1\nwave:nan\n", "the seconds after the colon"),
+    "unknown": (b"walk:0.1\n:fly 3\n", "unknown command ':fly'"),
+}
+
+
+@pytest.mark.parametrize("kind", SCRIPTS)
+def test_scripts(kind, fails, tiny_bundle, tmp_path, monkeypatch):
+    """All of a script is read before anything moves, from a file as from a pipe."""
+    content, wanted = SCRIPTS[kind]
+    (tmp_path / "script.txt").write_bytes(content)
+    line = fails("simulate", "--bundle", tiny_bundle, "--script", tmp_path / "script.txt", "--record", "f.npz")
+    assert wanted in line and "script.txt" in line
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
+    piped = fails("simulate", "--bundle", tiny_bundle, "--record", "f.npz")
+    assert "stdin" in piped and (wanted in piped or "say what the robot should do" in piped)
 
 
 @pytest.mark.parametrize(
@@ -305,7 +352,17 @@ def test_bundle_whose_card_contradicts_its_parts(key, value, fails, tiny_bundle,
     fails("simulate", "--bundle", broken, "walk")
 
 
-@pytest.mark.parametrize("text", ["walk" * 2000, "\N{DANCER} \N{MAN DANCING}", "\x00\x01\x1b[31m", "a\n\r\t\u2028b"])
+ODD = ["walk" * 2500, "\N{DANCER} \N{MAN DANCING}", "\x00\x01\x1b[31m", "a\n\r\t\u2028b", "歩いて", "امشِ إلى الأمام"]
+ODD += [
+    "$(rm -rf /); `reboot` | cat > /etc/passwd",
+    "'; DROP TABLE motions; --",
+    "../../etc/passwd",
+    "<script>",
+    "%s %n",
+]
+
+
+@pytest.mark.parametrize("text", ODD)
 def test_odd_texts_are_still_commands(text, tiny_bundle, capsys, monkeypatch, toy_encoder):
     monkeypatch.setattr("motionlex.controllers.stack.TextEncoder", toy_encoder)
     from motionlex.scripts.simulate import main

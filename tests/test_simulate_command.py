@@ -6,7 +6,6 @@ import json
 import numpy as np
 import pytest
 
-from motionlex.controllers import simulation
 from motionlex.controllers.com_path import read_com_path
 from motionlex.controllers.episode import TimedCommand, heading_change_deg, is_down, parse_commands, speeds, tilt_deg
 from motionlex.data.errors import UserError
@@ -14,7 +13,8 @@ from motionlex.scripts.simulate import main
 
 
 @pytest.fixture(autouse=True)
-def quick_text(monkeypatch, toy_encoder):
+def quick_text(monkeypatch, toy_encoder, tmp_path):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.setattr("motionlex.controllers.stack.TextEncoder", toy_encoder)
 
 
@@ -47,8 +47,29 @@ def test_json_carries_the_agreed_keys(tiny_bundle, capsys, tmp_path):
     assert [c["start_s"] for c in result["commands"]] == [0.0, pytest.approx(0.4)]
     assert all({"text", "action", "similarity", "start_s"} <= set(c) for c in result["commands"])
     assert result["bundle"] == "tiny"
+    assert all(c["understood"] for c in result["commands"]) and result["events"] == []
+    assert result["path_error_m"] is result["heading_error_deg"] is result["speed_error_mps"] is None
     with np.load(record) as file:
         assert len(file["qpos"]) == 200  # 1 s at 5 ms
+        assert file["codes"].shape == (50, 64) and file["torque"].shape == (50, 19)
+    assert len((tmp_path / "f.csv").read_text().splitlines()) == 51
+
+
+def test_what_is_measured_of_a_path_is_in_the_json(tiny_bundle, capsys, tmp_path):
+    path = write(tmp_path / "p.csv", "t_s,x_m,y_m,yaw_rad\n0,0,0,0\n4,0.4,0,0\n")
+    assert main(["--bundle", str(tiny_bundle), "--json", "--com-path", str(path), "stand:1.6"]) == 0
+    followed = json.loads(capsys.readouterr().out)
+    assert main(["--bundle", str(tiny_bundle), "--json", ":com 0.1 0 0", "stand:1.6"]) == 0
+    steered = json.loads(capsys.readouterr().out)
+    for result in (followed, steered):
+        assert 0 < result["path_error_m"] < 2.0 and 0 <= result["heading_error_deg"] <= 180
+        assert 0 <= result["speed_error_mps"] < 5.0
+
+
+def test_a_path_faster_than_the_motions_is_walked_later(tiny_bundle, caplog, tmp_path):
+    path = write(tmp_path / "p.csv", "t_s,x_m,y_m\n0,0,0\n1,90,0\n")
+    assert main(["--bundle", str(tiny_bundle), "--json", "--com-path", str(path), "stand:0.1"]) == 0
+    assert "more than the motions have" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -75,10 +96,35 @@ def test_mistakes_are_one_line_and_exit_code_2(arguments, tiny_bundle, capsys, t
     assert list(tmp_path.iterdir()) == []
 
 
+def pipe(monkeypatch, content):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
+
+
 def test_no_text_and_no_terminal_is_a_mistake_with_advice(tiny_bundle, capsys, monkeypatch):
-    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    for content in (b"", b"\n# nothing but words to people\n"):
+        pipe(monkeypatch, content)
+        assert main(["--bundle", str(tiny_bundle)]) == 2
+        assert "walk forward" in capsys.readouterr().err
+    monkeypatch.setattr("sys.stdin", None)  # as under pythonw, or with stdin closed
     assert main(["--bundle", str(tiny_bundle)]) == 2
-    assert "walk forward" in capsys.readouterr().err
+
+
+SCRIPT = "\ufeff# a comment\r\nwave:0.2\r\n\r\n  stand:0.1\n:push 0.1 0\nwave:0.1\n:quit\nnever:9\n"
+
+
+@pytest.mark.parametrize("how", ["file", "-", "pipe", "words"])
+def test_scripts_come_from_files_pipes_and_the_command_line(how, tiny_bundle, tmp_path, capsys, monkeypatch, caplog):
+    caplog.set_level("INFO")
+    (tmp_path / "script.txt").write_text(SCRIPT, newline="")
+    pipe(monkeypatch, SCRIPT.encode())
+    words = [line.strip() for line in SCRIPT.split("\n") if line.strip() and "#" not in line]
+    flags = {"file": ["--script", str(tmp_path / "script.txt")], "-": ["--script", "-"], "pipe": [], "words": words}
+    assert main(["--bundle", str(tiny_bundle), "--json", *flags[how]]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert [c["text"] for c in result["commands"]] == ["wave", "stand", "wave"]
+    assert [c["start_s"] for c in result["commands"]] == [0.0, pytest.approx(0.2), pytest.approx(0.3)]
+    assert result["seconds"] == pytest.approx(0.4)
+    assert "pushed by (0.1, 0) m/s" in caplog.text
 
 
 def test_the_prompt_repeats_on_an_empty_line_and_leaves_on_quit(tiny_bundle, capsys, monkeypatch):
@@ -159,9 +205,3 @@ def test_tilt_and_falling_by_hand():
     tilted = pose.copy()
     tilted[3:7] = np.cos(np.deg2rad(31)), 0, np.sin(np.deg2rad(31)), 0
     assert is_down(low) and is_down(tilted)
-
-
-def test_the_summary_of_a_run_is_finite():
-    run = simulation.Run(qpos=circle(1.0, 0.8), hz=50.0, commands=(), fell=False, wall_s=2.0)
-    summary = run.summary()
-    assert summary["real_time_factor"] == pytest.approx(4.0) and summary["seconds"] == pytest.approx(8.0)

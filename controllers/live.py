@@ -1,0 +1,149 @@
+"""Time that runs by itself: a session on a thread of its own, told what to do by the terminal and by viewers."""
+
+from __future__ import annotations
+
+import queue
+import signal
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+from motionlex.controllers.console import Answer, Console
+from motionlex.controllers.session import PAUSE_S
+
+MOST_WAITING = 64
+"""Lines that may wait; more are refused, so that nobody can flood the robot."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Line:
+    text: str
+    trusted: bool
+    answer: Future[Answer]
+
+
+class Live:
+    """Runs a session in its viewers' time until it is told to stop.
+
+    Screens are opened, used and closed by the thread (OpenGL contexts belong to one).
+    """
+
+    def __init__(self, make: Callable[[], Console], *, on_failure: Callable[[], object] = lambda: None) -> None:
+        """Prepare; :meth:`start` begins.
+
+        Args:
+            make: Makes the console with its session, on the thread.
+            on_failure: Called on the thread when it ends by an error, e.g. to wake somebody up.
+        """
+        self._make, self._on_failure = make, on_failure
+        self._lines: queue.Queue[_Line] = queue.Queue(maxsize=MOST_WAITING)
+        self._stop, self._ended, self._ready = threading.Event(), threading.Event(), threading.Event()
+        self._error: BaseException | None = None
+        self._console: Console | None = None
+        self._thread = threading.Thread(target=self._run, name="simulation", daemon=True)
+
+    def start(self) -> Console:
+        """Begin, and return the console when the robot stands; its thread alone may use it.
+
+        Raises:
+            UserError: If the session could not begin.
+        """
+        self._thread.start()
+        self._ready.wait()
+        if self._console is None:
+            self.stop()
+        assert self._console is not None
+        return self._console
+
+    def submit(self, line: str, *, trusted: bool = True) -> Future[Answer]:
+        """Hand in a line from any thread; its answer comes between two control steps.
+
+        Args:
+            line: What was typed.
+            trusted: Whether it may name files and leave, see :meth:`Console.handle`.
+        """
+        waiting = _Line(text=line, trusted=trusted, answer=Future())
+        try:
+            self._lines.put_nowait(waiting)
+        except queue.Full:
+            waiting.answer.set_result(Answer(text="too many commands at once", failed=True))
+        if self._ended.is_set():
+            self._turn_away()
+        return waiting.answer
+
+    def wait(self) -> None:
+        """Wait until the session ends by itself."""
+        while not self._ended.wait(1.0):
+            pass
+
+    def stop(self) -> None:
+        """End the session, finish its screens, and raise what went wrong on its thread."""
+        self._stop.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+        if self._error is not None:
+            raise self._error
+
+    def _run(self) -> None:
+        try:
+            console = self._make()
+            try:
+                self._console = console
+                self._ready.set()
+                while not self._stop.is_set():
+                    self._advance(console)
+            finally:
+                console.session.close()
+        except BaseException as error:
+            self._error = error
+        finally:
+            self._ended.set()
+            self._ready.set()
+            self._turn_away()
+            if self._error is not None and not self._stop.is_set():
+                self._on_failure()
+
+    def _advance(self, console: Console) -> None:
+        """Answer what was handed in, then take one control step, or wait if time stands still."""
+        display = console.session.display
+        display.obey(console.session)
+        paused = display.paused
+        try:
+            while True:
+                line = self._lines.get(timeout=PAUSE_S) if paused else self._lines.get_nowait()
+                self._answer(console, line)
+                if self._stop.is_set():
+                    return
+                paused = console.session.display.paused
+        except queue.Empty:
+            pass
+        if not paused:
+            console.session.step()
+
+    def _answer(self, console: Console, line: _Line) -> None:
+        """Obey one line; whoever waits for its answer gets one, whatever happens."""
+        answer = Answer(text="the simulation has ended", leave=True, failed=True)
+        try:
+            answer = console.handle(line.text, trusted=line.trusted)
+        finally:
+            if answer.leave:
+                self._stop.set()
+            elif answer.text and "\n" not in answer.text:
+                console.session.display.tell(answer.text)
+            line.answer.set_result(answer)
+
+    def _turn_away(self) -> None:
+        """Answer the lines that came too late."""
+        while True:
+            try:
+                late = self._lines.get_nowait()
+            except queue.Empty:
+                return
+            late.answer.set_result(Answer(text="the simulation has ended", leave=True, failed=True))
+
+
+def wake_terminal() -> None:
+    """Interrupt a main thread that waits for a line, as Ctrl-C would."""
+    if hasattr(signal, "pthread_kill"):
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)

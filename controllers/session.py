@@ -1,0 +1,268 @@
+"""A session: one robot, everything that can be done to it, what is shown of it and what is written down about it.
+
+A session belongs to one thread. The console maps lines to its methods; the terminal and scripts feed the console,
+viewers use the same methods.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from motionlex.controllers.com_path import VelocityCommand
+from motionlex.controllers.display import Display
+from motionlex.controllers.episode import LONGEST_S, CommandReport, heading_change_deg, speeds
+from motionlex.controllers.following import PathWatch
+from motionlex.controllers.recording import Recording
+from motionlex.controllers.rows import Rows
+from motionlex.controllers.stack import REST, Command, Stack, State
+from motionlex.data.errors import UserError
+
+logger = logging.getLogger(__name__)
+Value = str | int | float | bool | None | Sequence[object] | Mapping[str, object]
+PAUSE_S = 0.05
+"""How often a session that stands still looks for what is asked of it [s]."""
+ONE_ROBOT = (
+    "another bundle needs other files: leave, and start again with --bundle, or without --video, --gif and --record"
+)
+EVENTS = {
+    "fell": "the robot fell",
+    "stood up": "the robot is put on its feet again",
+    "diverged": "the simulation diverged; the robot is put on its feet again",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """Something out of the ordinary."""
+
+    time_s: float
+    """When, since the session began [s]."""
+    event: str
+    """``fell``, ``stood up`` or ``diverged``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outside:
+    """What a session has beside its robot; by default nothing."""
+
+    display: Callable[[Stack], Display] = lambda stack: Display()
+    """Opens what looks at a stack."""
+    load: Callable[[str, int], Stack] | None = None
+    """Loads the stack of a bundle, from its name and a seed; None where bundles cannot be changed."""
+    kept_s: float | None = None
+    """Time that the recording reaches back at least [s]; None records nothing, infinity everything."""
+    record: Path | None = None
+    """File that the recording is written to at the end."""
+    say: Callable[[str], None] = logger.info
+    """Told of what happens by itself, in words."""
+
+
+class Session:
+    """One robot under commands."""
+
+    def __init__(self, stack: Stack, outside: Outside | None = None) -> None:
+        """Begin at a stack's present state.
+
+        Args:
+            stack: The robot.
+            outside: Screens, files, words.
+        """
+        self.stack = stack
+        self._outside = Outside() if outside is None else outside
+        self.fell, self.events, self.wall_s = False, list[Event](), 0.0
+        self._start, self._before, self._steps = stack.time, stack.time, 0
+        self._reports: list[CommandReport] = []
+        self._given: Command | None = None
+        self._closed = False
+        self._watch = PathWatch(stack)
+        self._begin()
+
+    def _begin(self) -> None:
+        """Look at the present stack."""
+        kept = self._outside.kept_s
+        self._recording = None if kept is None else Recording(self.stack, longest_s=kept)
+        self.display = self._outside.display(self.stack)
+        self._enter()
+
+    def _enter(self) -> None:
+        """Take the robot's present place as the beginning of what is measured."""
+        self._origin = self._last = self.stack.qpos
+        self._heading, self.turned = self.stack.heading, 0.0
+        self._trajectory = self._new_trajectory()
+
+    def _new_trajectory(self) -> Rows:
+        rows = Rows(len(self._last), longest=round(LONGEST_S * self.stack.hz))
+        rows.append(self._last)
+        return rows
+
+    @property
+    def time(self) -> float:
+        """Simulated time since the session began, resets included [s]."""
+        return self._before + self._steps / self.stack.hz
+
+    def announce(self, text: str) -> None:
+        """Say something everywhere."""
+        self._outside.say(text)
+        self.display.tell(text)
+
+    def command(self, text: str) -> Command:
+        """Let the robot obey a text until the next one.
+
+        Raises:
+            UserError: If the text is empty.
+        """
+        given = self.stack.command(text)
+        self._finish_report()
+        self._given, self._since = given, self.time
+        self._trajectory = self._new_trajectory()
+        return given
+
+    def _finish_report(self) -> None:
+        """Write down what happened under the last command."""
+        if self._given is None:
+            return
+        qpos, hz, given = self._trajectory.array(), self.stack.hz, self._given
+        speed, forward = speeds(qpos, hz)
+        report = CommandReport(
+            text=given.text,
+            action=given.action,
+            similarity=given.similarity,
+            start_s=self._since,
+            seconds=self.time - self._since,
+            mean_speed_mps=speed,
+            forward_speed_mps=forward,
+            heading_change_deg=heading_change_deg(qpos),
+            understood=given.understood,
+        )
+        self._reports.append(report)
+        self._given = None
+
+    def step(self) -> State:
+        """Advance by one control step; a robot that was told nothing stands still."""
+        if not self.stack.commands:
+            self.stack.command(REST)
+        began = time.perf_counter()
+        state = self.stack.step()
+        self.wall_s += time.perf_counter() - began
+        self._steps += 1
+        self._last = state.qpos
+        self._trajectory.append(state.qpos)
+        self._measure(state)
+        if self._recording is not None:
+            self._recording.add(state, self.time)
+        self.display.draw(state)
+        self.display.pace(1.0 / self.stack.hz)
+        return state
+
+    def run(self, seconds: float) -> None:
+        """Advance by some time, one control step at least, obeying those who watch."""
+        for _ in range(max(1, round(seconds * self.stack.hz))):
+            self.step()
+            self.display.obey(self)
+            while self.display.paused and self.display.viewers:
+                time.sleep(PAUSE_S)
+                self.display.obey(self)
+
+    def _measure(self, state: State) -> None:
+        """Count turns, follow the path, notice events."""
+        heading = self.stack.heading
+        self.turned += math.remainder(heading - self._heading, 2 * math.pi)
+        self._heading = heading
+        self._watch.add(self.stack)
+        self.fell |= self.stack.fell
+        if state.event is not None:
+            self.events.append(Event(time_s=self.time, event=state.event))
+            self.announce(f"{self.time:.2f} s: {EVENTS.get(state.event, state.event)}")
+
+    def reset(self) -> None:
+        """Put the robot on its feet where it began; it stands until it is told something."""
+        self._leave()
+        self.stack.reset()
+        self._enter()
+
+    def _leave(self) -> None:
+        """Close the books of the present robot, before it begins anew."""
+        self._finish_report()
+        self._before, self._steps = self.time, 0
+        self._watch.interrupt()
+
+    def push(self, x: float, y: float) -> None:
+        """Change the robot's velocity at once [m/s, world x and y]."""
+        self.stack.push(np.array([x, y]))
+
+    def steer(self, forward: float, left: float, turn: float) -> VelocityCommand:
+        """Let the robot move at a velocity [m/s] and turn rate [rad/s]; returns what it was limited to."""
+        return self.stack.steer(forward, left, turn)
+
+    def let_go(self) -> None:
+        """Follow no path any more."""
+        self.stack.follow(None)
+
+    def change_bundle(self, name: str, seed: int) -> None:
+        """Go on with the robot of another bundle, at the start; recordings and screens begin anew with it.
+
+        Raises:
+            UserError: If there is no such bundle, it is damaged, or files are being written; the present one stays.
+        """
+        assert self._outside.load is not None, "this session was made without a way to load bundles"
+        if self._outside.record is not None or self.display.films:
+            raise UserError(ONE_ROBOT)
+        stack = self._outside.load(name, seed)
+        self._leave()
+        speed, paused = self.display.speed, self.display.paused
+        self.display.close()
+        self.stack = stack
+        self._begin()
+        self.display.run_at(speed=speed, paused=paused)
+
+    def save(self, path: Path) -> Path:
+        """Write what was recorded so far, and a table beside it.
+
+        Returns:
+            Name of the table.
+
+        Raises:
+            OSError: On a full or read-only disk.
+        """
+        assert self._recording is not None, "this session was made without a recording"
+        return self._recording.save(path)
+
+    def close(self) -> None:
+        """Finish films, viewers and the recording; each of them, even if one fails."""
+        self._finish_report()
+        if self._closed:
+            return
+        self._closed = True
+        with ExitStack() as closing:
+            closing.callback(self.display.close)
+            if self._outside.record is not None:
+                closing.callback(self.save, self._outside.record)
+
+    @property
+    def reports(self) -> tuple[CommandReport, ...]:
+        """What happened under each command so far; ends the present one's report."""
+        self._finish_report()
+        return tuple(self._reports)
+
+    def summary(self) -> dict[str, Value]:
+        """Return the keys that outside programs rely on, and more: see ``motionlex simulate --json``."""
+        moved = self._last[:2] - self._origin[:2]
+        seconds = self.time - self._start
+        return {
+            "fell": self.fell,
+            "seconds": seconds,
+            "real_time_factor": seconds / self.wall_s if self.wall_s > 0 else None,
+            "distance_m": float(np.hypot(*moved)),
+            "heading_change_deg": float(np.rad2deg(self.turned)),
+            "commands": [asdict(report) for report in self.reports],
+            "events": [asdict(event) for event in self.events],
+            **asdict(self._watch.errors(self.stack.hz)),
+        }

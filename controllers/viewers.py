@@ -1,0 +1,111 @@
+"""Viewers of a session: the page in the browser with its wishes, and MuJoCo's window."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from motionlex.controllers.console import describe
+from motionlex.controllers.web_requests import Pause, Push, Request, Reset, Say, Speed, Steer
+from motionlex.controllers.web_session import WebSession
+from motionlex.data.errors import UserError
+from motionlex.envs.viewer import NativeViewer
+
+if TYPE_CHECKING:
+    from motionlex.controllers.session import Session
+    from motionlex.controllers.stack import Stack, State
+
+
+class WebPage:
+    """The page. What is typed there is words for the robot, never a colon command."""
+
+    def __init__(self, stack: Stack, *, host: str, port: int) -> None:
+        """Open the page.
+
+        Args:
+            stack: What to show.
+            host: Address to serve at.
+            port: Port to serve at; the next free one is taken if it is in use.
+
+        Raises:
+            UserError: If the address is not ours or no port is free.
+        """
+        self._web = WebSession(stack, host=host, port=port)
+
+    def draw(self, state: State) -> None:
+        """Show what a control step led to."""
+        self._web.draw(state)
+
+    def tell(self, text: str) -> None:
+        """Show words above the older ones."""
+        self._web.tell(text)
+
+    def show_controls(self, *, paused: bool, speed: float) -> None:
+        """Show how time runs."""
+        self._web.show_controls(paused=paused, speed=speed)
+
+    def obey(self, session: Session) -> None:
+        """Do what was asked for on the page."""
+        for request in self._web.requests.take():
+            try:
+                self._obey(request, session)
+            except UserError as error:
+                self.tell(str(error))
+
+    def _obey(self, request: Request, session: Session) -> None:
+        if isinstance(request, Say):
+            given = session.command(request.text)
+            session.announce(describe(given, session.time, session.stack.config.understood_from))
+        elif isinstance(request, Push):
+            heading = session.stack.heading
+            cosine, sine = np.cos(heading), np.sin(heading)
+            forward, left = request.forward, request.left
+            session.push(float(cosine * forward - sine * left), float(sine * forward + cosine * left))
+            session.announce(f"pushed by {forward:g} m/s forward, {left:g} m/s to the left")
+        elif isinstance(request, Reset):
+            session.reset()
+            self._web.draw(None)
+            session.announce("the robot stands where it began")
+        elif isinstance(request, Steer):
+            if request.velocity is None:
+                session.let_go()
+            else:
+                session.steer(*request.velocity)
+        elif isinstance(request, Pause):
+            session.display.run_at(paused=request.paused)
+        elif isinstance(request, Speed):  # where the page's slider says 0, the robot stands still
+            session.display.run_at(speed=request.factor or None, paused=request.factor == 0.0)
+
+    def close(self) -> None:
+        """Stop serving the page."""
+        self._web.close()
+
+
+class Window:
+    """MuJoCo's own window: to look at."""
+
+    def __init__(self, stack: Stack) -> None:
+        """Open the window.
+
+        Raises:
+            UserError: If there is no display.
+        """
+        self._window = NativeViewer(stack.tracker.simulator)
+
+    def draw(self, state: State) -> None:
+        """Draw the present state."""
+        self._window.show()
+
+    def tell(self, text: str) -> None:
+        """Do nothing: the terminal tells."""
+
+    def show_controls(self, *, paused: bool, speed: float) -> None:
+        """Do nothing: there are none."""
+
+    def obey(self, session: Session) -> None:
+        """Do nothing: nothing can be asked for."""
+
+    def close(self) -> None:
+        """Close the window."""
+        self._window.close()
