@@ -9,17 +9,8 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from motionlex.controllers.intervals import ASSUMPTION, bootstrap_interval, ratio, wilson_interval
-from motionlex.controllers.tracking_metrics import key_point_errors
-from motionlex.controllers.tracking_rollout import (
-    Outcome,
-    Policy,
-    joined,
-    place,
-    repeated_starts,
-    roll_out,
-    spread_starts,
-    stratified_starts,
-)
+from motionlex.controllers.rollout_starts import repeated_starts, spread_starts, stratified_starts
+from motionlex.controllers.tracking_rollout import Outcome, Policy, joined, place, roll_out
 from motionlex.data.clip import category_of
 from motionlex.data.errors import UserError
 from motionlex.data.robots import Robot
@@ -29,8 +20,6 @@ from motionlex.envs.reference import CommandSource, MotionLibrary
 from motionlex.envs.task import TrackingTask
 from motionlex.envs.task_config import TaskConfig
 from motionlex.envs.transfer import Model
-
-__all__ = ["Policy", "Report", "evaluate_tracking", "key_point_errors", "quick_score", "stratified_starts"]
 
 Intervals = dict[str, tuple[float, float] | None]
 Summary = dict[str, float | int | str | Intervals | None]
@@ -97,7 +86,7 @@ def evaluate_tracking(
         threads: Physics threads.
         starts: Library frames to start at; None spreads ``per_run`` over every run.
         repeats: Rollouts per start, spread over half a second, but so that as many as can be have full length, see
-            :func:`motionlex.controllers.tracking_rollout.repeated_starts`; without noise no frame starts twice.
+            :func:`motionlex.controllers.rollout_starts.repeated_starts`; without noise no frame starts twice.
         noise: Perturb the starts as in training (``config.noise``).
         seed: Seed of that noise, of the randomisation and of the bootstrap.
         model: Physics in place of the robot's own model, see :func:`motionlex.envs.transfer.transfer_model`.

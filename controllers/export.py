@@ -13,7 +13,6 @@ import torch
 from jaxtyping import Float
 
 from motionlex.controllers.bundle import META, builtin_bundle, verify
-from motionlex.controllers.evaluation_tracking import Policy
 from motionlex.controllers.export_card import (
     JOINT_POSITION,
     command_part,
@@ -23,6 +22,7 @@ from motionlex.controllers.export_card import (
 )
 from motionlex.controllers.low_level_policy import POLICY_FILE, LowLevelPolicy
 from motionlex.controllers.low_level_setup import load_low_level_config
+from motionlex.controllers.tracking_rollout import Policy
 from motionlex.data.errors import UserError
 from motionlex.data.robots import Robot, get_robot
 from motionlex.data.storage import file_sha256, write_bytes

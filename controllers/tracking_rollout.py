@@ -1,4 +1,4 @@
-"""Deterministic rollouts of a low-level policy: where they start, and what is measured on the way."""
+"""Deterministic rollouts of a low-level policy: who is still measured, and what came out."""
 
 from __future__ import annotations
 
@@ -9,27 +9,14 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from motionlex.controllers.tracking_metrics import (
-    KEY_POINT_LIMIT,
-    StepRecord,
-    heading_error,
-    is_down,
-    key_point_errors,
-    root_drift,
-    step_measures,
-    transport_cost,
-)
+from motionlex.controllers.rollout_recorder import Recorder
+from motionlex.controllers.tracking_metrics import KEY_POINT_LIMIT, is_down
 from motionlex.envs.alignment import tracking_errors
 from motionlex.envs.batched import BatchedTracking
 from motionlex.envs.checks import bounded_actions
-from motionlex.envs.reference import MotionLibrary
-from motionlex.envs.rewards import BodyState
 from motionlex.envs.simulator import initial_time_state
-from motionlex.envs.soles import Soles
 from motionlex.envs.task import TrackingTask
 
-LAST_START = 10
-"""Frames before the end of a run after which nothing starts."""
 _FORGIVEN_S = 0.5
 """A robot may be down if its reference is within this time [s]."""
 
@@ -67,66 +54,6 @@ class Outcome:
     """Their weights."""
 
 
-def stratified_starts(library: MotionLibrary, per_run: int, horizon: int) -> Int[np.ndarray, " start"]:
-    """Return evenly spaced starts of every run, those that leave ``horizon`` frames where the run is long enough."""
-    starts = []
-    for a, stop in zip(library.run_starts, library.run_stops, strict=True):
-        latest = max(a, stop - 1 - horizon)
-        starts.append(np.unique(np.linspace(a, latest, per_run).astype(np.int64)))
-    return np.concatenate(starts)
-
-
-def repeated_starts(
-    library: MotionLibrary,
-    frames: Int[np.ndarray, " start"],
-    repeats: int,
-    within: int,
-    horizon: int,
-    *,
-    distinct: bool,
-) -> Int[np.ndarray, " episode"]:
-    """Return ``repeats`` starts for each frame, spread over ``within`` frames but with full length where that can be.
-
-    They lie from the frame on. Where that would leave less than ``horizon`` they lie before it instead, as far as its
-    run goes back; in a run that is hardly longer than the horizon they crowd in its first frames: with ``distinct`` in
-    the first ``repeats`` of them, else in those that leave the horizon. Where no start leaves it, the run being too
-    short, the spread stays. None comes later than ten frames before the end of its run.
-
-    Args:
-        library: The motions.
-        frames: Starts.
-        repeats: Episodes per start; those of one frame follow each other.
-        within: Longest spread [frames].
-        horizon: Frames of a full-length episode.
-        distinct: Whether episodes from the same frame would be the same episode.
-    """
-    if repeats == 1:
-        return frames.copy()
-    last, earliest = library.last_frame[frames], library.run_starts[library.run_of[frames]]
-    spare = last - horizon - frames
-    enough = spare >= 0
-    first = np.where(enough, np.maximum(earliest, frames - np.maximum(within - spare, 0)), frames)
-    room = np.clip(last - LAST_START - first, 0, within)
-    kept = np.maximum(last - horizon - first, repeats - 1 if distinct else 0)
-    room = np.where(enough, np.minimum(room, kept), room)
-    share = np.linspace(0.0, 1.0, repeats)
-    return (first[:, None] + np.round(room[:, None] * share).astype(np.int64)).reshape(-1)
-
-
-def spread_starts(library: MotionLibrary, episodes: int, horizon: int, within: int) -> Int[np.ndarray, " episode"]:
-    """Return starts spread evenly over the frames that leave ``horizon`` or are among the first ``within`` of a run.
-
-    Long runs get more of them than short ones; every run counts at least its first frames.
-    """
-    pool = np.concatenate(
-        [
-            np.arange(a, max(a + 1, min(max(a + within, stop - 1 - horizon), stop - LAST_START)))
-            for a, stop in zip(library.run_starts, library.run_stops, strict=True)
-        ]
-    )
-    return pool[np.linspace(0, len(pool) - 1, episodes).astype(np.int64)]
-
-
 def place(env: BatchedTracking, frames: Int[np.ndarray, " env"], generator: np.random.Generator | None) -> None:
     """Start every robot at a library frame, with the task's start noise where a generator is given."""
     env.reset_to(frames)
@@ -150,7 +77,7 @@ def roll_out(policy: Policy, env: BatchedTracking, horizon: int, *, complete: bo
         complete: Measure everything; else only what a trainer asks for now and then (local key-point error).
     """
     task, start = env.task, env.episodes.frame.copy()
-    recorder = _Recorder(env, complete)
+    recorder = Recorder(env, complete)
     alive, others_alive = np.ones(len(start), dtype=bool), np.full((2, len(start)), complete)
     failed, others_failed = np.zeros(len(start), dtype=bool), np.zeros((2, len(start)), dtype=bool)
     steps = np.zeros(len(start))
@@ -191,93 +118,6 @@ def roll_out(policy: Policy, env: BatchedTracking, horizon: int, *, complete: bo
         sums=sums,
         weights=weights,
     )
-
-
-class _Recorder:
-    """Sums of the measures while a batch runs."""
-
-    def __init__(self, env: BatchedTracking, complete: bool) -> None:
-        self._env, self._task, self._complete = env, env.task, complete
-        self._soles = Soles(env.task.robot)
-        self._sums: dict[str, Array] = {}
-        self._weights: dict[str, Array] = {}
-        count = env.num_envs
-        self._way, self._reference_way = np.zeros(count), np.zeros(count)
-        self._drift, self._turned = np.zeros(count), np.zeros(count)
-        self._earlier: Array | None = None
-        self._begun: Array = env.state.copy()
-
-    def before(self) -> None:
-        """Keep what the step will change."""
-        self._begun = self._env.state.copy()
-        self._earlier = self._task.library.at(self._env.episodes.frame).qpos[:, :2]
-
-    def state(self, reference: BodyState, seen: Bool[Array, " env"]) -> BodyState:
-        """Return the measured state; robots out of the game get the reference's, which is always made of numbers."""
-        qpos = np.where(seen[:, None], self._env.qpos, reference.qpos)
-        qvel = np.where(seen[:, None], self._env.qvel, reference.qvel)
-        if not self._complete:
-            return BodyState(qpos=qpos, qvel=qvel, sites=self._task.kinematics(qpos))
-        motion = self._task.kinematics.states(qpos, qvel)
-        return BodyState(qpos=qpos, qvel=qvel, sites=motion.position, motion=motion)
-
-    def add(self, state: BodyState, reference: BodyState, kept: Bool[Array, " env"]) -> None:
-        """Add one control step of the robots that are still measured."""
-        if not self._complete:
-            local = key_point_errors(state, reference)[1]
-            self._gather({"keypoint_error_local_mm": (local, np.ones(len(local)))}, kept)
-            return
-        assert state.motion is not None and self._earlier is not None
-        torque, speed, limit = self._motors()
-        slide, contact = self._soles.sliding(state.motion)
-        record = StepRecord(
-            state=state,
-            reference=reference,
-            torque=torque,
-            speed=speed,
-            torque_limit=limit,
-            slide=slide,
-            contact=contact,
-        )
-        self._gather(step_measures(record), kept)
-        moved = np.linalg.norm(state.qpos[:, :2] - self._begun[:, 1:3], axis=1)
-        self._way += np.where(kept, moved, 0.0)
-        self._reference_way += np.where(kept, np.linalg.norm(reference.qpos[:, :2] - self._earlier, axis=1), 0.0)
-        self._drift = np.where(kept, root_drift(state, reference), self._drift)
-        self._turned = np.where(kept, heading_error(state, reference), self._turned)
-
-    def totals(self) -> tuple[dict[str, Array], dict[str, Array]]:
-        """Return sums and weights of all measures."""
-        sums, weights = dict(self._sums), dict(self._weights)
-        if self._complete:
-            frames = weights["energy_j_per_s"]
-            for name, last in (("root_drift_m", self._drift), ("heading_drift_rad", self._turned)):
-                sums[name], weights[name] = last, (frames > 0) * 1.0
-            sums["cost_of_transport"], weights["cost_of_transport"] = transport_cost(
-                sums["energy_j_per_s"],
-                self._way,
-                self._reference_way,
-                frames,
-                hz=self._task.config.hz,
-                mass=self._task.robot.mass,
-            )
-        return sums, weights
-
-    def _gather(self, pairs: dict[str, tuple[Array, Array]], kept: Bool[Array, " env"]) -> None:
-        for name, (value, weight) in pairs.items():
-            none = np.zeros(len(kept))
-            self._sums[name] = self._sums.get(name, none) + np.where(kept, value, 0.0)
-            self._weights[name] = self._weights.get(name, none) + np.where(kept, weight, 0.0)
-
-    def _motors(self) -> tuple[Array, Array, Array]:
-        """Return torques [N m] and hinge velocities [rad/s] when every physics step begins, and the limits [N m]."""
-        env, task, drawn = self._env, self._task, self._env.disturbances.parameters
-        limit = task.robot.torque_limit[None] * (1.0 if drawn is None else drawn.strength)
-        states = np.nan_to_num(np.concatenate((self._begun[:, None], env.passed[:, :-1]), axis=1))
-        qpos, qvel = states[..., 1 : 1 + env.qpos.shape[1]], states[..., 1 + env.qpos.shape[1] :]
-        steps = range(states.shape[1])
-        shares = [task.motors.torque_share(env.held[:, k], qpos[:, k], qvel[:, k], parameters=drawn) for k in steps]
-        return np.stack(shares, axis=1) * limit[:, None], qvel[..., 6:], limit
 
 
 def _reference_down(task: TrackingTask) -> Bool[Array, " frame"]:

@@ -9,12 +9,13 @@ import pytest
 from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
-from motionlex.controllers import evaluation_report, evaluation_tracking, low_level_setup, tracking_rollout
+from motionlex.controllers import evaluation_report, evaluation_tracking, low_level_setup, rollout_recorder
 from motionlex.controllers.evaluation_report import EvaluateStackFlags, evaluate_stack
 from motionlex.controllers.evaluation_tracking import evaluate_tracking, quick_score, worst_clips
 from motionlex.controllers.intervals import bootstrap_interval, ratio, wilson_interval
 from motionlex.controllers.low_level_config import LowLevelConfig, resolve_config
 from motionlex.controllers.low_level_flags import LowLevelFlags
+from motionlex.controllers.rollout_starts import repeated_starts, spread_starts, stratified_starts
 from motionlex.controllers.tracking_metrics import (
     absolute_power,
     heading_error,
@@ -23,7 +24,6 @@ from motionlex.controllers.tracking_metrics import (
     transport_cost,
 )
 from motionlex.controllers.tracking_report import check_out, clip_figure, markdown, write_report
-from motionlex.controllers.tracking_rollout import repeated_starts, spread_starts, stratified_starts
 from motionlex.data import quaternion
 from motionlex.data.clip import MotionClip, category_of
 from motionlex.data.errors import UserError
@@ -677,7 +677,7 @@ def test_the_reference_is_read_before_the_step(replay):
     """An environment that moves on inside advance must not shift what the step is compared with."""
     seen = []
     replay()
-    original = tracking_rollout.StepRecord
+    original = rollout_recorder.StepRecord
 
     class Spy(original):
         def __init__(self, **fields):
@@ -685,6 +685,6 @@ def test_the_reference_is_read_before_the_step(replay):
             super().__init__(**fields)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tracking_rollout, "StepRecord", Spy)
+        patch.setattr(rollout_recorder, "StepRecord", Spy)
         measured(library_of(moving(velocity=(1.0, 0.0))), seconds=0.1, starts=(10,))
     np.testing.assert_allclose(seen, [[(11 + k) / HZ] * 2 for k in range(5)])

@@ -11,7 +11,9 @@ import pytest
 import torch
 
 from motionlex.controllers.commands import build_command_source, decoded_errors, segment_layout
-from motionlex.controllers.evaluation_tracking import evaluate_tracking, key_point_errors, stratified_starts
+from motionlex.controllers.evaluation_tracking import evaluate_tracking
+from motionlex.controllers.rollout_starts import stratified_starts
+from motionlex.controllers.tracking_metrics import key_point_errors
 from motionlex.data.errors import UserError
 from motionlex.data.robots import get_robot
 from motionlex.envs.benchmark import benchmark_task
