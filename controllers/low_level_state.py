@@ -211,10 +211,9 @@ class RunCallback(BaseCallback):
     def _log(self, now: float, *, show: bool = False) -> None:
         steps = self.model.steps
         rate = (steps - self._first) / max(now - self._begin, 1e-9)
-        failure = self.model.env.sampler.failure
         self.metrics = {
             **self._episode_metrics(),
-            "mean_bin_failure": float(failure.mean()),
+            "mean_bin_failure": self.model.env.sampler.mean_failure,
             "diverged_worlds": float(self.model.env.diverged),
             "steps_per_s": rate,
             **self.model.statistics,

@@ -201,7 +201,8 @@ def test_starts_go_where_the_policy_fails(task):
     frames = task.library.frames
     sampler.update(np.array([0]), np.array([frames - 1]), np.array([False]))  # everything passed
     sampler.update(np.array([260]), np.array([270]), np.array([True]))  # bin [250, 275) lost
-    assert np.flatnonzero(sampler.failure).tolist() == [10]
+    assert np.flatnonzero(sampler.failure[0]).tolist() == [10]
+    sampler.failure[1] = 0.0  # the start in that bin failed soon, too: the next test's matter
     starts = sampler.sample(np.random.default_rng(0).random((2, 40_000)))
     uniform = 25 / (frames - 10)
     # The bins before it get 0.8, 0.64 and 0.512 of its weight; all four share 70 %, on top of the uniform 30 %.
@@ -213,9 +214,25 @@ def test_starts_go_where_the_policy_fails(task):
 def test_the_share_of_failing_episodes_follows_from_the_bins(task):
     sampler, generator = StartSampler(task.library), np.random.default_rng(4)
     assert sampler.failing_share(10.0) == 1.0  # nothing is proven yet
-    sampler.failure[:] = 0.05
+    sampler.failure[0] = 0.05
     lost = (generator.random((20_000, 20)) < 0.05).any(axis=1).mean()  # 10 s are 20 bins of 0.5 s
     assert sampler.failing_share(10.0) == pytest.approx(lost, abs=0.015)
+
+
+def test_starts_that_fail_soon_are_repeated_however_many_pass_by(task):
+    """Bins of 25 frames: 3 of 4 starts in bin 0 are lost in bin 2, which 40 others pass on their way from bin 1."""
+    sampler = StartSampler(task.library, uniform_share=0.3, rate=1.0)
+    starts = np.append(np.full(4, 3), np.full(40, 30))
+    ends = np.append([60, 60, 60, 200], np.full(40, 399))
+    sampler.update(starts, ends, np.append([True, True, True, False], np.zeros(40, dtype=bool)))
+    assert sampler.failure[1, 0] == 0.75 and not sampler.failure[1, 1:].any()
+    assert sampler.failure[0, 2] == 3 / 44
+    late = StartSampler(task.library, rate=1.0)
+    late.update(np.array([3]), np.array([100]), np.array([True]))  # lost in bin 4, more than 1.5 s later
+    assert not late.failure[1].any()
+    sampler.failure[0] = 0.0
+    chosen = sampler.sample(np.random.default_rng(0).random((2, 20_000)))
+    assert np.mean(chosen < 25) == pytest.approx(0.7 + 0.3 * 25 / (task.library.frames - 10), abs=0.015)
 
 
 def test_failures_of_several_episodes_average_whatever_their_order(task):
@@ -224,9 +241,9 @@ def test_failures_of_several_episodes_average_whatever_their_order(task):
     starts, ends, lost = np.array([105, 101, 110]), np.array([124, 300, 130]), np.array([True, False, True])
     sampler.update(starts, ends, lost)
     kept = 0.9**3
-    assert sampler.failure[4] == pytest.approx(kept + (1 - kept) / 3)
-    assert sampler.failure[5] == pytest.approx(0.81 + 0.19 / 2)
-    assert sampler.failure[3] == 1.0 and sampler.failure[12] == pytest.approx(0.9)
+    assert sampler.failure[0, 4] == pytest.approx(kept + (1 - kept) / 3)
+    assert sampler.failure[0, 5] == pytest.approx(0.81 + 0.19 / 2)
+    assert sampler.failure[0, 3] == 1.0 and sampler.failure[0, 12] == pytest.approx(0.9)
     again = StartSampler(task.library, rate=0.1)
     again.update(starts[::-1], ends[::-1], lost[::-1])
     np.testing.assert_array_equal(again.failure, sampler.failure)

@@ -356,7 +356,7 @@ def test_starts_are_shared_as_asked_and_never_leave_a_clip(library, motion):
         # Standard error 0.0035 at most; four of them.
         assert (starts >= library.frames).mean() == pytest.approx(share, abs=0.014)
         sampler.failure[:] = 0.0
-        sampler.failure[-1] = 1.0  # failing in one place takes nothing away from the other group
+        sampler.failure[0, -1] = 1.0  # failing in one place takes nothing away from the other group
         assert (sampler.sample(draw) >= library.frames).mean() == pytest.approx(share, abs=0.014)
     owner = joined.run_of[starts]
     assert (joined.run_starts[owner] <= starts).all() and (starts < joined.run_stops[owner] - 1).all()
