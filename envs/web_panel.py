@@ -32,8 +32,8 @@ PLOTS = ("Height of the root [m]", "Speed [m/s]", "Highest torque [% of the moto
 """Titles of the plots, in the order of the history's columns."""
 ACROSS = 16
 """Codes side by side."""
-WIDTH = 340.0
-"""Width of what is measured [pixel]."""
+WIDTH = 320.0
+"""Width of either panel [pixel]."""
 CELL = "height:1.3em;font-size:9px;line-height:1.3em;text-align:center;color:#222"
 BOX = "padding:0 0.75em 0.4em;font-size:0.85em;line-height:1.35"
 
@@ -78,8 +78,8 @@ class Panel:
         gui.configure_theme(show_logo=False, show_share_button=False)
         self._said = gui.add_html("")
         if listener is not None:
-            self._add_commands(gui, listener, suggestions)
-            self._add_steering(gui, listener)
+            reset = self._add_commands(gui, listener, suggestions)
+            self._add_steering(gui, listener, reset)
             server.on_client_connect(self._add_prompt)
         measured = gui.add_panel()
         with measured.add_tab("Measured", viser.Icon.CHART_LINE):
@@ -88,6 +88,8 @@ class Panel:
             self._codes = gui.add_html("")
         measured.dock_left()
         measured.set_width(WIDTH)
+        gui.main_panel.dock_right()
+        gui.main_panel.set_width(WIDTH)
         self._shown: Int[np.ndarray, " token"] | None = None
 
     def _add_prompt(self, client: viser.ClientHandle) -> None:
@@ -109,7 +111,8 @@ class Panel:
         form.on_submit(tell)
         send.on_click(tell)
 
-    def _add_commands(self, gui: viser.GuiApi, listener: Listener, suggestions: Sequence[str]) -> None:
+    def _add_commands(self, gui: viser.GuiApi, listener: Listener, suggestions: Sequence[str]) -> viser.GuiButtonHandle:
+        """Add what starts and stops; returns the button that begins anew."""
         if suggestions:
             known = gui.add_button_group("It knows", tuple(suggestions))
             known.on_click(lambda event: _complain(event.client, listener.say(event.target.value, event.client_id)))
@@ -127,8 +130,9 @@ class Panel:
         )
         reset = gui.add_button("Reset", icon=viser.Icon.REFRESH)
         reset.on_click(lambda event: _complain(event.client, listener.reset(event.client_id)))
+        return reset
 
-    def _add_steering(self, gui: viser.GuiApi, listener: Listener) -> None:
+    def _add_steering(self, gui: viser.GuiApi, listener: Listener, reset: viser.GuiButtonHandle) -> None:
         with gui.add_folder("Steer", expand_by_default=False):
             on = gui.add_checkbox("Follow", False, hint="Move at this velocity while obeying the words")
             sliders = [
@@ -142,6 +146,11 @@ class Panel:
 
         for widget in (on, *sliders):
             widget.on_update(steer)
+
+        def let_go(_: object) -> None:
+            on.value = False
+
+        reset.on_click(let_go)
 
     def tell(self, message: str) -> None:
         """Show a message above the older ones; it is plain text, whatever it holds."""

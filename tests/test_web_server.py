@@ -125,7 +125,6 @@ def test_headers_that_are_repeated_or_garbled_do_not_pass():
         "[]=x",
         f"{guard._cookie}=\xff",
         f"{guard._cookie}=",
-        f"{guard._cookie}=right; =;;",
     ):
         assert guard.check("/", Headers(Host="robot.example", Cookie=cookie)).status == 401
     beside = f'a={{"x": 1}}; =; []; {guard._cookie}=right; other'  # cookies of other programs on the same machine

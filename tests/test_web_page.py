@@ -1,0 +1,161 @@
+"""The page in a headless Chromium, by its DevTools protocol: what is typed there moves the robot."""
+
+import base64
+import io
+import itertools
+import json
+import os
+import shutil
+import subprocess
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+from websockets.sync.client import connect
+
+from motionlex.controllers.console import Console
+from motionlex.controllers.display import Display
+from motionlex.controllers.live import Live
+from motionlex.controllers.session import Outside, Session
+from motionlex.controllers.stack import Stack
+from motionlex.controllers.viewers import WebPage
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
+FLAGS = (
+    "--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--no-first-run", "--use-angle=swiftshader",
+    "--enable-unsafe-swiftshader", "--remote-debugging-port=0", "--remote-allow-origins=*", "--window-size=900,700",
+    "--disable-extensions", "--disable-background-networking", "--mute-audio",
+)  # fmt: skip
+CODES = "document.querySelectorAll('[data-motionlex=codes] span')"
+
+
+def patiently(ask, seconds=60.0):
+    """Return the first answer that is true."""
+    end = time.monotonic() + seconds
+    while not (answer := ask()):
+        assert time.monotonic() < end, "nothing happened"
+        time.sleep(0.05)
+    return answer
+
+
+class Wire:
+    """A connection to the browser."""
+
+    def __init__(self, address):
+        self.socket, self.numbers = connect(address, max_size=None), itertools.count(1)
+
+    def do(self, method, **parameters):
+        number = next(self.numbers)
+        self.socket.send(json.dumps({"id": number, "method": method, "params": parameters}))
+        while (message := json.loads(self.socket.recv(timeout=60))).get("id") != number:
+            pass
+        assert "error" not in message, message
+        return message["result"]
+
+
+class Page(Wire):
+    """A window of its own: pages in hidden tabs stand still."""
+
+    def __init__(self, browser, url):
+        # few pixels: without a graphics card they are computed one by one
+        target = Wire(browser).do("Target.createTarget", url=f"{url}?fixedDpr=0.3", newWindow=True)["targetId"]
+        super().__init__(f"{browser.partition('/devtools')[0]}/devtools/page/{target}")
+
+    def get(self, script):
+        return self.do("Runtime.evaluate", expression=script, returnByValue=True)["result"].get("value")
+
+    def text(self, name="said"):
+        return self.get(f"document.querySelector('[data-motionlex={name}]')?.innerText ?? ''")
+
+    def picture(self):
+        png = base64.b64decode(self.do("Page.captureScreenshot", format="png")["data"])
+        return np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(float)
+
+    def type(self, words):
+        """Write into the prompt box as a keyboard would, and press Enter."""
+        patiently(lambda: self.get("!!document.querySelector('form input')"))
+        self.get("document.querySelector('form input').focus()")
+        self.do("Input.insertText", text=words)
+        time.sleep(0.2)  # viser sends one message in 50 ms: Enter any sooner would overtake the text
+        for kind in ("keyDown", "keyUp"):
+            self.do("Input.dispatchKeyEvent", type=kind, key="Enter", code="Enter", windowsVirtualKeyCode=13, text="\r")
+
+    def press(self, label):
+        found = f"[...document.querySelectorAll('button')].find(b => b.innerText.trim() === {json.dumps(label)})"
+        patiently(lambda: self.get(f"!!{found}"))
+        self.get(f"{found}.click()")
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory):
+    program = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
+    if program is None:
+        pytest.skip(f"no browser found ({', '.join(NAMES)}); on Debian: apt-get install chromium")
+    folder = tmp_path_factory.mktemp("chromium")
+    process = subprocess.Popen(
+        [program, *FLAGS, f"--user-data-dir={folder}", "about:blank"],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    announced = folder / "DevToolsActivePort"
+    try:
+        patiently(lambda: announced.exists() and len(announced.read_text().split()) == 2)
+        port, path = announced.read_text().split()
+        yield f"ws://127.0.0.1:{port}{path}"
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+@pytest.fixture(scope="module")
+def running():
+    """A robot whose time runs by itself on a thread, with a page and nobody at the terminal."""
+    pages = []
+
+    def make():
+        def display(stack):
+            pages.append(WebPage(stack, host="127.0.0.1", port=0))
+            return Display((), tuple(pages))
+
+        return Console(Session(Stack.from_bundle("builtin"), Outside(display=display)), live=True)
+
+    live = Live(make)
+    session = live.start().session
+    yield session.stack, pages[0]._web.url
+    live.stop()
+
+
+def test_a_prompt_that_is_typed_in_the_page_moves_the_robot(chromium, running):
+    stack, url = running
+    first = Page(chromium, url)
+    patiently(first.text)
+    patiently(lambda: stack.time > 0.5)
+    before = stack.qpos[:2]
+
+    first.type("<b>walk</b> forward")
+    patiently(lambda: np.hypot(*(stack.qpos[:2] - before)) > 0.5)
+
+    patiently(lambda: "<b>walk</b> forward" in first.text())  # shown as it was typed
+    assert "walk_forward (similarity" in first.text()
+    assert first.get(f"{CODES}.length") == 64
+    assert "of real time" in first.text("clock") and "m/s" in first.text("clock")
+    assert first.get("document.querySelectorAll('.uplot canvas').length") == 3
+
+    first.press("Pause")
+    patiently(lambda: "Go on" in first.get("document.body.innerText"))
+    still = stack.time
+    time.sleep(0.3)
+    assert stack.time == still
+    scene = first.picture()[:, 330:570]  # between the panels
+    assert scene.std() > 5.0 and len(np.unique(scene.reshape(-1, 3), axis=0)) > 100  # neither blank nor a bare floor
+
+    second = Page(chromium, url)  # everything is there for those who come later, even while time stands still
+    patiently(lambda: first.text() == second.text() and "Go on" in second.get("document.body.innerText"))
+    first.do("Page.reload")
+    patiently(lambda: first.text() == second.text() and first.get(f"{CODES}.length") == 64)
+
+    second.press("Reset")  # the one commands, the other sees it
+    patiently(lambda: "began" in first.text().splitlines()[0])
+    assert stack.time == 0.0
+    second.press("Go on")
+    patiently(lambda: stack.time > 0.0)
