@@ -6,7 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,15 @@ from motionlex.controllers.low_level_config import LowLevelConfig, resolve_confi
 from motionlex.controllers.low_level_flags import LowLevelFlags
 from motionlex.controllers.low_level_policy import LowLevelPolicy, read_weights
 from motionlex.controllers.low_level_resume import check_inputs, progress_plan, resumed
-from motionlex.controllers.low_level_scores import evaluate_policy, final_figures, score_policy
+from motionlex.controllers.low_level_run import (
+    evaluated,
+    new_folder,
+    summary,
+    worlds_per_rank,
+    write_new,
+    write_resumed,
+)
+from motionlex.controllers.low_level_scores import score_policy
 from motionlex.controllers.low_level_seeds import seed_of, torch_seed_of
 from motionlex.controllers.low_level_setup import (
     build_policy,
@@ -31,7 +39,7 @@ from motionlex.controllers.low_level_state import RunCallback, load_training_sta
 from motionlex.controllers.ppo import TrackingPPO
 from motionlex.controllers.ppo_config import native_precision
 from motionlex.data.errors import UserError, check_number, check_seed
-from motionlex.data.storage import finite, write_json
+from motionlex.data.storage import write_json
 from motionlex.envs.batched import BatchedTracking
 from motionlex.envs.checks import available_cores
 from motionlex.envs.task import TrackingTask
@@ -115,25 +123,16 @@ def _create(flags: LowLevelFlags, device: str, threads: int) -> dict[str, PlainV
     config = resolve_config(flags)
     if config.ppo.precision == "auto":
         config = replace(config, ppo=replace(config.ppo, precision=native_precision(device)))
-    name = f"lowlevel_{config.data}_{config.task.goal}_{config.preset}_{config.seed}"
-    folder = flags.out or Path("runs") / name
-    if distributed.rank() == 0:  # the others may come when it exists already
-        checkpoint.check_new(folder)
+    folder = new_folder(flags, config)
     library, digest = load_library(config)
     generated = load_generated(config)
     task, codebook = build_task(config, library, device, draws=config.code_draws, generated=generated)
     if config.teacher is not None:
         check_teacher(LowLevelPolicy.load(Path(config.teacher)), task)  # before the run folder is made
     policy = build_policy(config, task, codebook)
-    meta = {**checkpoint.provenance(), "seed": config.seed, "library_frames": library.frames}
-    meta |= input_digests(config, digest, generated)
     model = _trainer(config, task, policy, device, threads)
-    if distributed.rank() == 0:
-        with checkpoint.NewRunFolder(folder) as partial:
-            write_json(partial / checkpoint.CONFIG_FILE, asdict(config))
-            write_json(partial / checkpoint.META_FILE, {**meta, "steps": 0, "processes": model.ranks})
-            policy.save(partial)
-    return _run(flags, config, model, folder, meta, threads)
+    facts = {"library_frames": library.frames, **input_digests(config, digest, generated)}
+    return _run(flags, config, model, folder, write_new(folder, config, policy, facts), threads)
 
 
 def _imitate(config: LowLevelConfig, model: TrackingPPO, folder: Path, checkpoint_s: float) -> float:
@@ -189,21 +188,16 @@ def _resume(flags: LowLevelFlags, folder: Path, device: str, threads: int) -> di
     model = _trainer(config, task, policy, device, threads)
     if (folder / checkpoint.STATE_FILE).is_file() or config.teacher is None:
         load_training_state(folder, model)
-    if model.steps >= config.steps:
-        raise UserError(f"--resume {folder}: {model.steps} steps are done already; give --steps beyond that")
-    if distributed.rank() == 0:
-        write_json(folder / checkpoint.CONFIG_FILE, asdict(config))
+    write_resumed(folder, config, model.steps)
     return _run(flags, config, model, folder, meta, threads)
 
 
 def _trainer(
     config: LowLevelConfig, task: TrackingTask, policy: LowLevelPolicy, device: str, threads: int
 ) -> TrackingPPO:
-    ranks, rank = distributed.world_size(), distributed.rank()
-    if config.ppo.worlds % ranks:
-        raise UserError(f"{config.ppo.worlds} robots cannot be shared by {ranks} processes: give another --worlds")
+    rank = distributed.rank()
     own = np.random.default_rng(seed_of(config.seed, "environment", rank))
-    env = BatchedTracking(task, worlds=config.ppo.worlds // ranks, threads=threads, generator=own)
+    env = BatchedTracking(task, worlds=worlds_per_rank(config), threads=threads, generator=own)
     generator = torch.Generator().manual_seed(torch_seed_of(config.seed, "exploration", rank))
     warm_up = CRITIC_FIRST if config.teacher is not None else 0
     return TrackingPPO(env, policy, config.ppo, generator, device, critic_first=warm_up)
@@ -232,17 +226,7 @@ def _run(
     left = -(-(config.steps - done) // model.ranks)
     model.learn(left, callback=callback, reset_num_timesteps=False, log_interval=1 << 30)
     seconds = time.perf_counter() - begin
-    steps = model.steps
     metrics: dict[str, PlainValue] = dict(callback.metrics)
     if flags.evaluate and distributed.rank() == 0:
-        report = evaluate_policy(model.env.task, model.policy.network, config, together)
-        metrics |= final_figures(report)
-        write_json(folder / "evaluation.json", finite(metrics))
-    return {
-        "run": str(folder),
-        "steps": steps,
-        "seconds": seconds,
-        "seconds_per_step": seconds / max(steps - done, 1),
-        "processes": model.ranks,
-        **metrics,
-    }
+        metrics = evaluated(folder, config, model.env.task, model.policy.network, metrics, together)
+    return summary(folder, metrics, steps=model.steps, earlier=done, seconds=seconds)

@@ -7,7 +7,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -16,13 +16,20 @@ from motionlex.controllers.generated_library import load_generated
 from motionlex.controllers.low_level_config import LowLevelConfig, resolve_config
 from motionlex.controllers.low_level_flags import LowLevelFlags
 from motionlex.controllers.low_level_resume import check_inputs, progress_plan, resumed
-from motionlex.controllers.low_level_scores import evaluate_policy, final_figures, score_policy
+from motionlex.controllers.low_level_run import (
+    evaluated,
+    new_folder,
+    summary,
+    worlds_per_rank,
+    write_new,
+    write_resumed,
+)
+from motionlex.controllers.low_level_scores import score_policy
 from motionlex.controllers.low_level_seeds import torch_seed_of
 from motionlex.controllers.low_level_setup import build_policy, build_task, input_digests, load_library
 from motionlex.controllers.low_level_state import Progress, RunCallback
 from motionlex.controllers.warp_trainer import WarpTrainer
 from motionlex.data.errors import UserError
-from motionlex.data.storage import finite, write_json
 from motionlex.envs.task import TrackingTask
 from motionlex.envs.warp import EpisodeTotals, WarpTracking
 from motionlex.motion_vae import checkpoint, distributed
@@ -118,18 +125,11 @@ def _create(flags: LowLevelFlags, device: str, threads: int) -> dict[str, PlainV
     config = resolve_config(flags)
     if config.teacher is not None:
         raise UserError("--teacher needs --backend cpu; its run can then be the --init of one with --backend warp")
-    name = f"lowlevel_{config.data}_{config.task.goal}_{config.preset}_warp_{config.seed}"
-    folder = flags.out or Path("runs") / name
-    if distributed.rank() == 0:  # the others may come when it exists already
-        checkpoint.check_new(folder)
+    folder = new_folder(flags, config)
     task, trainer, digests = _prepare(config, device, None)
-    meta = {**checkpoint.provenance(), "seed": config.seed, "library_frames": task.library.frames}
-    meta |= {**digests, "device": _device_name(trainer.device), "warp_versions": _versions()}
-    if distributed.rank() == 0:
-        with checkpoint.NewRunFolder(folder) as partial:
-            write_json(partial / checkpoint.CONFIG_FILE, asdict(config))
-            write_json(partial / checkpoint.META_FILE, {**meta, "steps": 0, "processes": trainer.ranks})
-            trainer.policy.network.save(partial)
+    facts = {"library_frames": task.library.frames, **digests}
+    facts |= {"device": _device_name(trainer.device), "warp_versions": _versions()}
+    meta = write_new(folder, config, trainer.policy.network, facts)
     return _run(flags, config, task, trainer, folder, meta, threads)
 
 
@@ -144,10 +144,7 @@ def _resume(flags: LowLevelFlags, folder: Path, device: str, threads: int) -> di
         trainer.restore(state)
     except (KeyError, RuntimeError, ValueError) as error:
         raise UserError(f"{folder / checkpoint.STATE_FILE} does not fit this run: {error}") from error
-    if trainer.steps >= config.steps:
-        raise UserError(f"--resume {folder}: {trainer.steps} steps are done already; give --steps beyond that")
-    if distributed.rank() == 0:
-        write_json(folder / checkpoint.CONFIG_FILE, asdict(config))
+    write_resumed(folder, config, trainer.steps)
     return _run(flags, config, task, trainer, folder, meta, threads)
 
 
@@ -155,9 +152,7 @@ def _prepare(
     config: LowLevelConfig, device: str, data_root: Path | None
 ) -> tuple[TrackingTask, WarpTrainer, dict[str, str]]:
     """Build the task on the host (for evaluations) and the trainer on the device; also return hashes of the motions."""
-    ranks, rank = distributed.world_size(), distributed.rank()
-    if config.ppo.worlds % ranks:
-        raise UserError(f"{config.ppo.worlds} robots cannot be shared by {ranks} processes: give another --worlds")
+    rank, worlds = distributed.rank(), worlds_per_rank(config)
     library, digest = load_library(config, data_root)
     generated = load_generated(config)
     task, codebook = build_task(config, library, device, draws=config.code_draws, generated=generated)
@@ -165,7 +160,7 @@ def _prepare(
     moved = TrackingTask(task.robot, task.library.to(device), config.task, task.command.to(device))
     place = torch.empty(0, device=device).device  # with the index of the GPU
     generator = torch.Generator(device=place).manual_seed(torch_seed_of(config.seed, "environment", rank))
-    env = WarpTracking(moved, worlds=config.ppo.worlds // ranks, generator=generator, buffers=config.buffers)
+    env = WarpTracking(moved, worlds=worlds, generator=generator, buffers=config.buffers)
     digests = input_digests(config, digest, generated)
     return task, WarpTrainer(env, policy, config.ppo, seed=torch_seed_of(config.seed, "exploration", rank)), digests
 
@@ -188,17 +183,8 @@ def _run(
     seconds = time.perf_counter() - begin
     metrics: dict[str, PlainValue] = dict(callback.metrics)
     if flags.evaluate and distributed.rank() == 0:
-        report = evaluate_policy(task, network.cpu(), config, threads)
-        metrics |= final_figures(report)
-        write_json(folder / "evaluation.json", finite(metrics))
-    return {
-        "run": str(folder),
-        "steps": trainer.steps,
-        "seconds": seconds,
-        "seconds_per_step": seconds / max(trainer.steps - done, 1),
-        "processes": trainer.ranks,
-        **metrics,
-    }
+        metrics = evaluated(folder, config, task, network.cpu(), metrics, threads)
+    return summary(folder, metrics, steps=trainer.steps, earlier=done, seconds=seconds)
 
 
 def _device_name(device: torch.device) -> str:
