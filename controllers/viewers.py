@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from motionlex.controllers.console import describe
-from motionlex.controllers.web_requests import Pause, Push, Request, Reset, Say, Speed, Steer
+from motionlex.controllers.web_requests import FASTEST, Pause, Push, Request, Reset, Say, Speed, Steer
 from motionlex.controllers.web_session import WebSession
 from motionlex.data.errors import UserError
 from motionlex.envs.viewer import NativeViewer
@@ -32,6 +32,8 @@ class WebPage:
             UserError: If the address is not ours or no port is free.
         """
         self._web = WebSession(stack, host=host, port=port)
+        self.url = self._web.url
+        """Address to open in a browser."""
 
     def draw(self, state: State) -> None:
         """Show what a control step led to."""
@@ -42,8 +44,8 @@ class WebPage:
         self._web.tell(text)
 
     def show_controls(self, *, paused: bool, speed: float) -> None:
-        """Show how time runs."""
-        self._web.show_controls(paused=paused, speed=speed)
+        """Show how time runs; the page's slider ends at some speed, and at its beginning the robot stands still."""
+        self._web.show_controls(paused=paused, speed=min(speed, FASTEST) if speed > 0.0 else FASTEST)
 
     def obey(self, session: Session) -> None:
         """Do what was asked for on the page."""

@@ -15,6 +15,8 @@ import numpy as np
 import viser
 from jaxtyping import Float, Int
 
+from motionlex.envs.web_scene import DONE, GHOST, WANTED
+
 LINES = 5
 """Messages that stay on the page."""
 FASTEST = 2.0
@@ -86,6 +88,7 @@ class Panel:
             self._clock = gui.add_html("")
             self._plots = [_add_plot(gui, title) for title in PLOTS]
             self._codes = gui.add_html("")
+            gui.add_html(_legend())
         measured.dock_left()
         measured.set_width(WIDTH)
         gui.main_panel.dock_right()
@@ -121,7 +124,8 @@ class Panel:
         self._speed = speed = gui.add_slider(
             "Speed", min=0.0, max=FASTEST, step=0.1, initial_value=1.0, hint="1 is real time, 0 stands still"
         )
-        speed.on_update(lambda _: listener.speed(float(speed.value)))
+        # moved by show_controls, it is nobody's wish
+        speed.on_update(lambda event: None if event.client_id is None else listener.speed(float(speed.value)))
         push = gui.add_button_group("Push", tuple(PUSHES))
         push.on_click(
             lambda event: _complain(
@@ -188,7 +192,7 @@ class Panel:
             ratio: Simulated seconds per real second, measured.
         """
         now, height, speed = table[-1, :3].tolist()
-        words = f"{now:.1f} s · {ratio:.1f} of real time · {height:.2f} m high · {speed:.2f} m/s"
+        words = f"{now:.1f} s · {ratio:.1f} of real time · {height:.2f} m · {speed:.2f} m/s"
         self._clock.content = f'<div data-motionlex="clock" style="{BOX}">{words}</div>'
         if len(table) > 1:
             for plot, column in zip(self._plots, range(1, 1 + len(PLOTS)), strict=True):
@@ -199,6 +203,12 @@ def _complain(client: viser.ClientHandle | None, refusal: str | None) -> None:
     """Tell one browser why nothing happens."""
     if client is not None and refusal is not None:
         client.add_notification("Not done", refusal, auto_close_seconds=4.0, color="orange")
+
+
+def _legend() -> str:
+    colors = {"planned": GHOST, "wanted": WANTED, "walked": DONE}
+    words = (f'<b style="color:rgb{color}">{name}</b>' for name, color in colors.items())
+    return f'<div style="{BOX}">Lines on the floor: {", ".join(words)}</div>'
 
 
 def _add_plot(gui: viser.GuiApi, title: str) -> viser.GuiUplotHandle:
