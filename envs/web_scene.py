@@ -182,6 +182,10 @@ class Scene:
         server.initial_camera.position = (2.4, -2.2, 1.5)
         server.initial_camera.look_at = (0.0, 0.0, 0.75)
         server.initial_camera.fov = np.radians(55.0)
+        server.scene.configure_environment_map(None)  # seconds of work for machines without a graphics card
+        server.scene.add_light_hemisphere(
+            "/sky", sky_color=(255, 255, 255), ground_color=(170, 175, 185), intensity=2.5
+        )
         self._floor = server.scene.add_grid(
             "/floor", width=FLOOR_M, height=FLOOR_M, cell_size=0.5, section_size=1.0, fade_distance=25.0,
             plane_color=(236, 239, 243), plane_opacity=1.0, cell_color=(222, 226, 231), section_color=(196, 202, 210),
