@@ -48,6 +48,7 @@ class Console:
             "reset": self._reset,
             "push": self._push,
             "com": self._com,
+            "wait": self._wait,
             "speed": self._speed,
             "pause": self._pause,
             "seed": self._reseed,
@@ -103,8 +104,13 @@ class Console:
         if self._live:
             return answer
         session.announce(answer)
+        return self._run(instruction.seconds)
+
+    def _run(self, seconds: float) -> str:
+        """Let time pass, and say where it led."""
+        session = self.session
         before, turned = session.stack.qpos[:2], session.turned
-        session.run(instruction.seconds)
+        session.run(seconds)
         distance = float(np.hypot(*(session.stack.qpos[:2] - before)))
         angle = float(np.rad2deg(session.turned - turned))
         return f"{session.time:.2f} s: {distance:.2f} m from there, turned by {angle:.0f} degrees"
@@ -126,6 +132,9 @@ class Console:
         allowed = (*got.velocity.tolist(), got.turn)
         answer = "{:.2f} m/s forward, {:.2f} m/s to the left, turning left at {:.2f} rad/s".format(*allowed)
         return answer if allowed == instruction.numbers else f"{answer}: more is not in the motions"
+
+    def _wait(self, instruction: Instruction) -> str:
+        return "time passes by itself" if self._live else self._run(instruction.seconds)
 
     def _speed(self, instruction: Instruction) -> str:
         (speed,) = instruction.numbers

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from motionlex.controllers.episode import parse_commands
+from motionlex.controllers.episode import LONGEST_S, parse_commands
 from motionlex.data.captions import CAPTIONS
 from motionlex.data.errors import UserError, check_number
 
@@ -27,7 +27,7 @@ class Instruction:
     numbers: tuple[float, ...] = ()
     """Velocities, a factor, a seed."""
     seconds: float = 0.0
-    """How long words hold [s]."""
+    """How long words hold, or how long to wait [s]."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +61,10 @@ VERBS: Mapping[str, Verb] = MappingProxyType(
             does='move at a velocity [m/s forward and left] and turn rate [rad/s]; ":com off" lets go',
             names=("VX", "VY", "YAW_RATE"),
             limit=1e6,
+        ),
+        "wait": Verb(
+            usage="SECONDS", does="let time pass without a new command",
+            names=("SECONDS",), limit=LONGEST_S, lowest=0.0,
         ),
         "speed": Verb(
             usage="X", does="let viewers run at X times real time; 0 is as fast as possible",
@@ -123,7 +127,7 @@ def _read_verb(name: str, verb: Verb, rest: str) -> Instruction:
         check_number(f":{name}: {part}", number, at_least=max(verb.lowest, -verb.limit), at_most=verb.limit)
     if name == "seed" and numbers[0] % 1:
         raise UserError(f":seed: wanted a whole number, got {words[0]}")
-    return Instruction(verb=name, numbers=numbers)
+    return Instruction(verb=name, numbers=numbers, seconds=numbers[0] if name == "wait" else 0.0)
 
 
 def shown(text: str) -> str:

@@ -101,8 +101,8 @@ class Live:
             self._ended.set()
             self._ready.set()
             self._turn_away()
-            if self._error is not None and not self._stop.is_set():
-                self._on_failure()
+            if self._error is not None and self._console is not None and not self._stop.is_set():
+                self._on_failure()  # who waits in start() is told of an error there
 
     def _advance(self, console: Console) -> None:
         """Answer what was handed in, then take one control step, or wait if time stands still."""

@@ -109,7 +109,7 @@ class Planner:
             text=text[None],
             com_past=torch.from_numpy(to_local(self._com[None], self._com[-1:], yaw)).float(),
             path=torch.from_numpy(path_rows).float(),
-            has_text=torch.ones(1, dtype=torch.bool),
+            has_text=torch.full((1,), bool(text.any())),
             has_path=torch.full((1,), path is not None),
         )
 
@@ -135,7 +135,7 @@ class Planner:
         """Choose and decode a segment that starts at the present; ``commit`` what was executed first.
 
         Args:
-            text: Embedding of the command: the sentence, then its word pieces.
+            text: Embedding of the command: the sentence, then its word pieces; zeros are no words at all.
             path: Desired centre of mass, or None.
 
         Returns:

@@ -18,10 +18,10 @@ import numpy as np
 
 from motionlex.controllers.com_path import VelocityCommand
 from motionlex.controllers.display import Display
-from motionlex.controllers.episode import LONGEST_S, CommandReport, heading_change_deg, speeds
+from motionlex.controllers.episode import CommandReport
 from motionlex.controllers.following import PathWatch
 from motionlex.controllers.recording import Recording
-from motionlex.controllers.rows import Rows
+from motionlex.controllers.reports import Reports
 from motionlex.controllers.stack import REST, Command, Stack, State
 from motionlex.data.errors import UserError
 
@@ -79,8 +79,7 @@ class Session:
         self._outside = Outside() if outside is None else outside
         self.fell, self.events, self.wall_s = False, list[Event](), 0.0
         self._start, self._before, self._steps = stack.time, stack.time, 0
-        self._reports: list[CommandReport] = []
-        self._given: Command | None = None
+        self._reports = Reports()
         self._closed = False
         self._watch = PathWatch(stack)
         self._begin()
@@ -96,12 +95,7 @@ class Session:
         """Take the robot's present place as the beginning of what is measured."""
         self._origin = self._last = self.stack.qpos
         self._heading, self.turned = self.stack.heading, 0.0
-        self._trajectory = self._new_trajectory()
-
-    def _new_trajectory(self) -> Rows:
-        rows = Rows(len(self._last), longest=round(LONGEST_S * self.stack.hz))
-        rows.append(self._last)
-        return rows
+        self._told, self._stands = bool(self.stack.commands), False
 
     @property
     def time(self) -> float:
@@ -120,47 +114,35 @@ class Session:
             UserError: If the text is empty.
         """
         given = self.stack.command(text)
-        self._finish_report()
-        self._given, self._since = given, self.time
-        self._trajectory = self._new_trajectory()
+        self._reports.begin(given, time=self.time, qpos=self._last, hz=self.stack.hz)
+        self._told = True
         return given
 
-    def _finish_report(self) -> None:
-        """Write down what happened under the last command."""
-        if self._given is None:
-            return
-        qpos, hz, given = self._trajectory.array(), self.stack.hz, self._given
-        speed, forward = speeds(qpos, hz)
-        report = CommandReport(
-            text=given.text,
-            action=given.action,
-            similarity=given.similarity,
-            start_s=self._since,
-            seconds=self.time - self._since,
-            mean_speed_mps=speed,
-            forward_speed_mps=forward,
-            heading_change_deg=heading_change_deg(qpos),
-            understood=given.understood,
-        )
-        self._reports.append(report)
-        self._given = None
-
     def step(self) -> State:
-        """Advance by one control step; a robot that was told nothing stands still."""
-        if not self.stack.commands:
-            self.stack.command(REST)
+        """Advance by one control step."""
+        if not self._told:
+            self._rest()
         began = time.perf_counter()
         state = self.stack.step()
         self.wall_s += time.perf_counter() - began
         self._steps += 1
         self._last = state.qpos
-        self._trajectory.append(state.qpos)
+        self._reports.add(state.qpos)
         self._measure(state)
         if self._recording is not None:
             self._recording.add(state, self.time)
         self.display.draw(state)
         self.display.pace(1.0 / self.stack.hz)
         return state
+
+    def _rest(self) -> None:
+        """Let a robot that was told nothing follow its path, if it has one, or stand still."""
+        if self.stack.path is not None:
+            self.stack.forget()
+            self._stands = False
+        elif not self._stands:
+            self.stack.command(REST)
+            self._stands = True
 
     def run(self, seconds: float) -> None:
         """Advance by some time, one control step at least, obeying those who watch."""
@@ -190,7 +172,7 @@ class Session:
 
     def _leave(self) -> None:
         """Close the books of the present robot, before it begins anew."""
-        self._finish_report()
+        self._reports.finish(self.time)
         self._before, self._steps = self.time, 0
         self._watch.interrupt()
 
@@ -237,7 +219,6 @@ class Session:
 
     def close(self) -> None:
         """Finish films, viewers and the recording; each of them, even if one fails."""
-        self._finish_report()
         if self._closed:
             return
         self._closed = True
@@ -249,8 +230,7 @@ class Session:
     @property
     def reports(self) -> tuple[CommandReport, ...]:
         """What happened under each command so far; ends the present one's report."""
-        self._finish_report()
-        return tuple(self._reports)
+        return self._reports.finish(self.time)
 
     def summary(self) -> dict[str, Value]:
         """Return the keys that outside programs rely on, and more: see ``motionlex simulate --json``."""

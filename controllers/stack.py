@@ -306,6 +306,10 @@ class Stack:
         """Let the centre of mass follow a path that began at the start of the simulation, a velocity, or neither."""
         self._path = path
 
+    def forget(self) -> None:
+        """Obey no words any more: from the next segment on the path alone says what to do."""
+        self._text = None
+
     def steer(self, forward: float, left: float, turn: float) -> VelocityCommand:
         """Let the robot move at a velocity from here and now on, in the direction that it faces.
 
@@ -341,7 +345,7 @@ class Stack:
         """Advance by one control step and return what it led to.
 
         Raises:
-            UserError: If no command was given yet.
+            UserError: If there is neither a command nor a path.
         """
         if self._segment is None or self._cursor >= REPLAN_FRAMES:
             self._renew()
@@ -370,10 +374,11 @@ class Stack:
 
     def _wishes(self, ahead: int) -> tuple[Float[Tensor, "piece width"], DesiredPath | None]:
         """Return text and path for a segment that begins some frames from now."""
-        if self._text is None:
+        if self._text is None and self._path is None:
             raise UserError("the stack has no command yet: call Stack.command(text) before Stack.step()")
         self._heard = self._text
-        return self._text, self._desired_path(ahead)
+        text = torch.zeros(1, self.bundle.latent_policy.config.text) if self._text is None else self._text
+        return text, self._desired_path(ahead)
 
     def _decide(self, text: Float[Tensor, "piece width"], path: DesiredPath | None) -> Segment:
         """Choose, decode and place a segment; nothing else touches the planner meanwhile."""

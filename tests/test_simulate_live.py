@@ -157,8 +157,10 @@ def test_a_session_that_cannot_begin_says_why():
     def make():
         raise UserError("no display")
 
+    woken = []
     with pytest.raises(UserError, match="no display"):
-        Live(make).start()
+        Live(make, on_failure=lambda: woken.append(True)).start()
+    assert not woken  # nobody waits at the prompt yet
 
 
 class Clock:
