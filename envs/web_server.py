@@ -8,6 +8,7 @@ address, every HTTP request and every web socket is checked before viser sees it
 from __future__ import annotations
 
 import contextlib
+import errno
 import http.client
 import io
 import logging
@@ -65,6 +66,8 @@ def free_port(host: str, port: int) -> int:
             except PermissionError as error:
                 raise UserError(f"web viewer: port {port} needs rights that you lack; take one above 1023") from error
             except OSError as error:
+                if error.errno == errno.EADDRNOTAVAIL:
+                    raise UserError(f"web viewer: {host} is no address of this machine") from error
                 reason = error
                 continue
             return probe.getsockname()[1]

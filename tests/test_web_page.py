@@ -20,6 +20,9 @@ from motionlex.controllers.live import Live
 from motionlex.controllers.session import Outside, Session
 from motionlex.controllers.stack import Stack
 from motionlex.controllers.viewers import WebPage
+from motionlex.data.errors import UserError
+from motionlex.envs.web_guard import Guard
+from motionlex.envs.web_server import open_server
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 FLAGS = (
@@ -122,7 +125,7 @@ def running():
 
     live = Live(make)
     session = live.start().session
-    yield session.stack, pages[0]._web.url
+    yield session.stack, pages[0].url
     live.stop()
 
 
@@ -159,3 +162,12 @@ def test_a_prompt_that_is_typed_in_the_page_moves_the_robot(chromium, running):
     assert stack.time == 0.0
     second.press("Go on")
     patiently(lambda: stack.time > 0.0)
+
+
+def test_a_page_that_cannot_be_served_is_a_users_mistake_and_wakes_nobody():
+    woken = []
+
+    live = Live(lambda: open_server("192.0.2.1", 0, Guard(None)), on_failure=lambda: woken.append(True))
+    with pytest.raises(UserError, match="no address of this machine"):  # 192.0.2.0/24 is for documentation
+        live.start()
+    assert woken == []

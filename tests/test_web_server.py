@@ -147,7 +147,7 @@ def test_ports_in_use_are_passed_over_and_foreign_addresses_are_mistakes():
         busy = taken.getsockname()[1]
         assert free_port("127.0.0.1", busy) > busy
     for host in ("192.0.2.1", "no such host"):  # 192.0.2.0/24 is for documentation and nobody's
-        with pytest.raises(UserError, match="web viewer"):
+        with pytest.raises(UserError, match="no address of this machine"):
             free_port(host, 8080)
 
 
