@@ -42,10 +42,9 @@ class SimulateFlags:
     """Simulate the H1 under text commands, e.g. motionlex simulate "walk forward:5" "turn left:4"."""
 
     commands: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
-    """Commands, each optionally with its duration after a colon, or colon commands such as ":push 0.5 0" (:help lists
-    them); none opens a prompt, or reads stdin where it is no terminal."""
+    """Words, each with its seconds after a colon if wanted, or commands as of the prompt (":push 0.5 0"); none asks."""
     script: Path | None = None
-    """Text file with one command per line, # for comments; - is stdin."""
+    """Text file with one command per line, # for comments; - is stdin, which is read too where it is no terminal."""
     seconds: float | None = None
     """Duration of commands without one of their own [s]; None means 5."""
     bundle: str | None = None
@@ -57,8 +56,7 @@ class SimulateFlags:
     gif: Path | None = None
     """Write an animated GIF of at most 60 s to this file."""
     record: Path | None = None
-    """Write qpos, qvel, ctrl, time and model_xml at physics rate, codes and torque at control rate to this npz file,
-    and a table of the control steps to a CSV file beside it."""
+    """Write physics steps, codes and torques to this npz file, and a table of the control steps beside it (csv)."""
     viewer: Literal["none", "web", "native"] = "none"
     """Show the robot in the browser (web) or in MuJoCo's window (native)."""
     web_host: str = "127.0.0.1"
