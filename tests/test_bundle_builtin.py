@@ -36,7 +36,7 @@ def test_commands_and_their_captions_name_the_right_action(bundle, encode):
     from motionlex.controllers.bundle import nearest_action
 
     for text, action in (("stand still", "stand"), ("walk forward", "walk_forward"), ("wave", "wave")):
-        assert nearest_action(encode([text])[0], bundle.captions)[0] == action
+        assert nearest_action(encode([text])[0, 0], bundle.captions)[0] == action
 
 
 def test_the_demo_succeeds_in_at_least_eight_of_ten_seeds(bundle, encode):
