@@ -102,14 +102,12 @@ def _guarding(guard: Guard) -> Iterator[None]:
     hook that sees a request before anything is served. That call is intercepted; :func:`open_server` tests the outcome.
     """
     genuine = websockets.asyncio.server.serve
-    quiet = logging.getLogger(f"{__name__}.requests")  # one line for every request is too much
-    quiet.setLevel(logging.ERROR)
 
     def serve(*arguments: object, **options: object) -> object:
         ours = {
-            "process_request": _asked(guard, options["process_request"]),
+            "process_request": _asked(guard, options.get("process_request")),
             "max_size": LONGEST_MESSAGE,
-            "logger": quiet,
+            "logger": _quiet_logger(),
         }
         return genuine(*arguments, **{**options, **ours})
 
@@ -121,16 +119,29 @@ def _guarding(guard: Guard) -> Iterator[None]:
             websockets.asyncio.server.serve = genuine
 
 
+def _quiet_logger() -> logging.Logger:
+    """Return a logger that leaves out a line for every request."""
+    quiet = logging.getLogger(f"{__name__}.requests")
+    quiet.setLevel(logging.ERROR)
+    quiet.addFilter(_is_worth_telling)
+    return quiet
+
+
+def _is_worth_telling(record: logging.LogRecord) -> bool:
+    """Tell whether a line is more than that a browser opened a connection to spare."""
+    return record.getMessage() != "opening handshake failed"
+
+
 Process = Callable[[ServerConnection, Request], Response | None]
 
 
-def _asked(guard: Guard, inner: Process) -> Process:
+def _asked(guard: Guard, inner: Process | None) -> Process:
     """Return a ``process_request`` that asks the guard first."""
 
     def process(connection: ServerConnection, request: Request) -> Response | None:
         answer = guard.check(request.path, request.headers)
         if answer is None:
-            response = inner(connection, request)
+            response = None if inner is None else inner(connection, request)
         else:
             response = connection.respond(answer.status, answer.text)
             response.headers.update(answer.headers)

@@ -112,6 +112,16 @@ def test_other_machines_need_the_token(shared):
         first_message(shared, origin="http://robot.example", headers={"Cookie": cookie})
 
 
+def test_a_line_that_a_browser_opens_to_spare_is_not_worth_a_word(caplog):
+    server = open_server("127.0.0.1", 0, Guard(None))
+    with socket.create_connection(("127.0.0.1", server.get_port())) as line:
+        line.shutdown(socket.SHUT_WR)
+        while line.recv(1024):
+            pass
+    server.stop()
+    assert "handshake" not in caplog.text
+
+
 def test_headers_that_are_repeated_or_garbled_do_not_pass():
     twice = Headers([("Host", "127.0.0.1:1"), ("Host", "robot.example")])
     assert Guard(None).check("/", twice).status == 403
