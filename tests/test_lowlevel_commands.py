@@ -38,7 +38,7 @@ from motionlex.controllers.low_level import train_low_level
 from motionlex.controllers.low_level_config import LowLevelConfig, resolve_config
 from motionlex.controllers.low_level_flags import LowLevelFlags
 from motionlex.controllers.planner import Planner
-from motionlex.controllers.stack import Stack
+from motionlex.controllers.stack import Stack, StackConfig
 from motionlex.controllers.switches import evaluate_switches, find_switches
 from motionlex.data.captions import held_out_captions, training_captions
 from motionlex.data.clip import LabelSpan, MotionClip
@@ -201,7 +201,8 @@ def test_one_script_is_what_planner_and_stack_plan(source, toy_encode, tiny_bund
     np.testing.assert_allclose(plan.clip.qpos, np.concatenate(parts), atol=1e-5)  # single precision
     assert [span.label for span in plan.clip.labels] == [command.action for command in script]
 
-    stack = Stack(load_bundle(tiny_bundle), seed=7, encode=toy_encode)
+    everything = StackConfig(understood_from=-1.0)  # the toy texts resemble nothing
+    stack = Stack(load_bundle(tiny_bundle), seed=7, encode=toy_encode, config=everything)
     stack.command(script[0].text)
     stack.step()
     np.testing.assert_array_equal(stack._segment.codes, plan.codes[0])
