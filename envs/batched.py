@@ -232,7 +232,13 @@ class BatchedTracking(SharedVecEnv):
         }
 
     def restore(self, arrays: dict[str, Array]) -> None:
-        """Take back what :meth:`snapshot` gave."""
+        """Take back what :meth:`snapshot` gave.
+
+        Raises:
+            ValueError: If it is of an older version, or of other motions.
+        """
+        if arrays["failure"].shape != self.sampler.failure.shape:
+            raise ValueError(f"failure averages {arrays['failure'].shape}, wanted {self.sampler.failure.shape}")
         self.state = arrays["state"].copy()
         self.episodes = Episodes.restored(arrays)
         self.steps, self.returns = arrays["steps"].copy(), arrays["returns"].copy()

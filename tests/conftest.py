@@ -1,5 +1,7 @@
 """Fixtures shared by the tests of the controllers: toy clips and a small, untrained autoencoder."""
 
+import signal
+
 import numpy as np
 import pytest
 
@@ -159,3 +161,11 @@ def tiny_bundle(tmp_path_factory, tiny_vae_run, tiny_autoencoder):
     bundle = tmp_path_factory.mktemp("bundles") / "tiny"
     save_bundle(bundle, meta, contents, captions)
     return bundle
+
+
+@pytest.fixture
+def own_interrupts():
+    """Python's handler of SIGINT, also where the tests run in the background, which ignores the signal."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

@@ -303,7 +303,9 @@ def test_the_terminal_talks_to_a_robot_that_goes_on(simulate, monkeypatch, tmp_p
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGTERM as elsewhere")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_without_a_terminal_only_the_page_asks_until_somebody_ends_it(simulate, monkeypatch, tmp_path, number):
+def test_without_a_terminal_only_the_page_asks_until_somebody_ends_it(
+    simulate, monkeypatch, tmp_path, number, own_interrupts
+):
     def ends(watcher):
         if len(watcher.times) == 1:
             watcher.wishes.append(lambda session: session.command("wave"))
@@ -387,6 +389,9 @@ def test_tab_completes_and_the_arrow_brings_back_lines_of_the_last_session(tmp_p
             stdout=other_end,
             stderr=other_end,
             env={**os.environ, "TERM": "xterm", "INPUTRC": "/dev/null"},
+            preexec_fn=lambda: signal.signal(
+                signal.SIGINT, signal.SIG_DFL
+            ),  # ignored where tests run in the background
         )
         os.close(other_end)
         seen = b""

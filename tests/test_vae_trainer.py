@@ -113,14 +113,6 @@ def interrupted_trainer(times):
     return Trainer(Alternating(), Interrupted(times), config, schedule_steps=10, seed=0, device=torch.device("cpu"))
 
 
-@pytest.fixture
-def own_interrupts():
-    """Python's handler of SIGINT, also where the tests run in the background, which ignores the signal."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 def test_an_interrupted_run_is_saved_between_two_steps(own_interrupts):
     """Continued from there it ends like one that was left alone, and Ctrl-C means afterwards what it meant before."""
     saved, whole, resumed = [], interrupted_trainer(0), interrupted_trainer(0)
