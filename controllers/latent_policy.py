@@ -92,13 +92,18 @@ class SamplingConfig:
     """Classifier-free guidance on the text: 1 is plain conditioning, larger follows the text more literally."""
     path_guidance: float = 1.0
     """The same on the desired path, where there is one."""
+    candidates: int = 1
+    """With a desired path so many segments are drawn, and the one whose centre of mass keeps to it best is taken."""
 
     def __post_init__(self) -> None:
         good = 0 <= self.temperature < math.inf and 0 < self.top_p <= 1 and self.top_k >= 0
-        if not (good and 0 <= self.guidance < math.inf and 0 <= self.path_guidance < math.inf):  # nor is NaN good
+        if not (
+            good and self.candidates >= 1 and 0 <= self.guidance < math.inf and 0 <= self.path_guidance < math.inf
+        ):  # nor is NaN good
             raise UserError(
                 f"sampling: temperature {self.temperature} must be >= 0, top-p {self.top_p} in (0, 1], top-k "
-                f"{self.top_k} a whole number >= 0, guidance {self.guidance} and {self.path_guidance} >= 0"
+                f"{self.top_k} a whole number >= 0, guidance {self.guidance} and {self.path_guidance} >= 0, candidates "
+                f"{self.candidates} >= 1"
             )
 
 

@@ -58,6 +58,8 @@ class PackFlags:
     """Default classifier-free guidance on the text."""
     path_guidance: float = 1.0
     """Default classifier-free guidance on the desired path."""
+    candidates: int = 8
+    """Default number of segments that are drawn where there is a desired path, the best of which is taken."""
     json: bool = False
     """Print one JSON object as the last line of stdout."""
 
@@ -104,6 +106,7 @@ def pack_bundle(flags: PackFlags, encode: TextFunction | None = None) -> dict[st
             "top_k": flags.top_k,
             "guidance": flags.guidance,
             "path_guidance": flags.path_guidance,
+            "candidates": flags.candidates,
         },
         text_encoder=high.task.text_encoder,
         text_sha256=_text(metas["latent_policy"].get("text_sha256")),

@@ -13,12 +13,16 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from motionlex.controllers.conditions import WINDOW, Conditions, path_features, to_local
+from motionlex.controllers.conditions import WINDOW, Conditions, path_features, to_local, wrap_angle
 from motionlex.controllers.latent_policy import LatentPolicy, SamplingConfig
 from motionlex.data import quaternion
 from motionlex.data.features import compute_features, features_to_state, rotate_features, to_heading
 from motionlex.data.kinematics import ForwardKinematics
 from motionlex.motion_vae.checkpoint import TrainedAutoencoder
+
+METRES_PER_RADIAN = 0.3
+"""What a wrong heading counts when candidates are compared [m/rad]: half a second of walking in a direction that is
+wrong by 1 rad leads about so far away."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,8 +145,33 @@ class Planner:
         Returns:
             The segment, placed at the latest planned frame.
         """
-        codes, _ = self._policy.sample(self.conditions(text, path), self._generator, self._sampling)
-        return self.place(codes[0].numpy(), self._autoencoder.decode_features(codes)[0])
+        count = 1 if path is None else self._sampling.candidates
+        conditions = self.conditions(text, path).repeat(count)
+        codes, _ = self._policy.sample(conditions, self._generator, self._sampling)
+        features = self._autoencoder.decode_features(codes)
+        best = 0 if path is None or count == 1 else int(self._path_costs(features, path).argmin())
+        return self.place(codes[best].numpy(), features[best])
+
+    def _path_costs(
+        self, features: Float[np.ndarray, "candidate frame feature"], path: DesiredPath
+    ) -> Float[np.ndarray, " candidate"]:
+        """How far decoded segments would stray from a path [m], averaged over their frames."""
+        qpos, _ = self._placed(features)
+        count, frames, size = qpos.shape
+        com = self._kinematics(qpos.reshape(-1, size)).com[:, :2].reshape(count, frames, 2)
+        # Frame 0 is the present, where the path's first point is one frame ahead of it.
+        costs = np.linalg.norm(com[:, 1:] - path.xy[: frames - 1], axis=-1).mean(axis=1)
+        if path.yaw is None:
+            return costs
+        turned = wrap_angle(quaternion.yaw(qpos[:, 1:, 3:7]) - path.yaw[: frames - 1])
+        return costs + METRES_PER_RADIAN * np.abs(turned).mean(axis=1)
+
+    def _placed(
+        self, features: Float[np.ndarray, "segment frame feature"]
+    ) -> tuple[Float[np.ndarray, "segment frame coordinate"], Float[np.ndarray, "segment frame velocity"]]:
+        """Let decoded segments begin where the plan stands."""
+        xy, yaw = np.repeat(self._xy[None], len(features), axis=0), np.full(len(features), self._yaw)
+        return features_to_state(np.asarray(features, dtype=np.float64), hz=self._hz, start_xy=xy, start_yaw=yaw)
 
     def place(self, codes: Int[np.ndarray, " token"], features: Float[np.ndarray, "frame feature"]) -> Segment:
         """Let a decoded segment run from the present on; ``commit`` what was executed first.
@@ -155,10 +184,9 @@ class Planner:
             The segment, placed at the latest planned frame.
         """
         decoded = np.asarray(features, dtype=np.float64)[None]
-        yaw = np.array([self._yaw])
-        qpos, qvel = features_to_state(decoded, hz=self._hz, start_xy=self._xy[None], start_yaw=yaw)
+        qpos, qvel = self._placed(decoded)
         segment = Segment(codes=codes, qpos=qpos[0], qvel=qvel[0])
-        self._running = (rotate_features(decoded, yaw)[0], segment)
+        self._running = (rotate_features(decoded, np.array([self._yaw]))[0], segment)
         return _fade_in(self._tail, segment, self._blend)
 
 

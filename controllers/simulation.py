@@ -75,6 +75,8 @@ class SimulateFlags:
     """Classifier-free guidance on the text; None takes the bundle's."""
     path_guidance: float | None = None
     """Classifier-free guidance on the desired path; None takes the bundle's."""
+    candidates: int | None = None
+    """Segments that are drawn where there is a desired path, the best of which is taken; None takes the bundle's."""
     json: bool = False
     """Print one JSON object as the last line of stdout."""
 

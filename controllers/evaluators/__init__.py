@@ -1,0 +1,1 @@
+"""Motion evaluators shipped with the package, one folder per data set and seed."""
