@@ -15,6 +15,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from motionlex.data import quaternion
+
 WINDOW = 32
 """Frames of the history, of the past and of the future centre-of-mass path."""
 PATH_CHANNELS = 4
@@ -76,11 +78,6 @@ def to_local(
     return np.stack([cosine * x + sine * y, cosine * y - sine * x], axis=-1)
 
 
-def wrap_angle(angle: Float[np.ndarray, "*any"]) -> Float[np.ndarray, "*any"]:
-    """Map angles [rad] to [-pi, pi)."""
-    return (angle + np.pi) % (2 * np.pi) - np.pi
-
-
 def path_features(
     points: Float[np.ndarray, "*batch frame 2"],
     path_yaw: Float[np.ndarray, "*batch frame"],
@@ -101,6 +98,6 @@ def path_features(
         x, y [m] and yaw [rad] in the present heading frame, and the flag.
     """
     given = np.broadcast_to(has_yaw[..., None], path_yaw.shape).astype(np.float64)
-    relative_yaw = wrap_angle(path_yaw - yaw[..., None]) * given
+    relative_yaw = quaternion.wrap_angle(path_yaw - yaw[..., None]) * given
     local = to_local(points, origin, yaw)
     return np.concatenate([local, relative_yaw[..., None], given[..., None]], axis=-1)

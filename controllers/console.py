@@ -11,7 +11,7 @@ import numpy as np
 from motionlex.controllers.instructions import VERBS, Instruction, help_text, known_sentences, read_line, shown
 from motionlex.controllers.script import check_files
 from motionlex.controllers.session import Session
-from motionlex.controllers.stack import Command
+from motionlex.controllers.stack_state import Command
 from motionlex.data.errors import UserError
 
 

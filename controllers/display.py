@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from motionlex.controllers.session import Session
-    from motionlex.controllers.stack import State
+    from motionlex.controllers.stack_state import State
 
 
 @runtime_checkable

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float
 
-from motionlex.controllers.conditions import wrap_angle
 from motionlex.controllers.episode import LONGEST_S
 from motionlex.controllers.rows import Rows
+from motionlex.data import quaternion
 
 if TYPE_CHECKING:
     from motionlex.controllers.stack import Stack
@@ -109,7 +109,7 @@ def path_errors(parts: Sequence[Followed], hz: float) -> PathErrors:
     for part in parts:
         distances.append(np.linalg.norm(part.measured_xy - part.wanted_xy, axis=1))
         if part.wanted_yaw is not None:
-            angles.append(np.abs(wrap_angle(part.measured_yaw - part.wanted_yaw)))
+            angles.append(np.abs(quaternion.wrap_angle(part.measured_yaw - part.wanted_yaw)))
         moved, wanted = (_lengths(xy, window) for xy in (part.measured_xy, part.wanted_xy))
         speeds.append(np.abs(moved - wanted) * hz / window)
     heading = _mean(np.concatenate(angles))

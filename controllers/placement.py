@@ -12,11 +12,6 @@ from motionlex.controllers.conditions import to_local
 from motionlex.data import quaternion
 
 
-def wrap(angle: float) -> float:
-    """Map an angle [rad] to [-pi, pi)."""
-    return (angle + math.pi) % (2 * math.pi) - math.pi
-
-
 def clamp_anchor(
     planned_xy: Float[np.ndarray, " 2"],
     planned_yaw: float,
@@ -47,7 +42,7 @@ def clamp_anchor(
     offset = planned_xy - measured_xy
     distance = float(np.linalg.norm(offset))
     xy = planned_xy if distance <= max_offset else measured_xy + offset * (max_offset / distance)
-    turn = wrap(planned_yaw - measured_yaw)
+    turn = quaternion.wrap_angle(planned_yaw - measured_yaw)
     yaw = planned_yaw if abs(turn) <= max_turn else measured_yaw + math.copysign(max_turn, turn)
     return xy, yaw
 

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from motionlex.controllers.conditions import WINDOW, Conditions, path_features, to_local, wrap_angle
+from motionlex.controllers.conditions import WINDOW, Conditions, path_features, to_local
 from motionlex.controllers.latent_policy import LatentPolicy, SamplingConfig
 from motionlex.data import quaternion
 from motionlex.data.features import compute_features, features_to_state, rotate_features, to_heading
@@ -163,7 +163,7 @@ class Planner:
         costs = np.linalg.norm(com[:, 1:] - path.xy[: frames - 1], axis=-1).mean(axis=1)
         if path.yaw is None:
             return costs
-        turned = wrap_angle(quaternion.yaw(qpos[:, 1:, 3:7]) - path.yaw[: frames - 1])
+        turned = quaternion.wrap_angle(quaternion.yaw(qpos[:, 1:, 3:7]) - path.yaw[: frames - 1])
         return costs + METRES_PER_RADIAN * np.abs(turned).mean(axis=1)
 
     def _placed(

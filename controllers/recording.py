@@ -19,7 +19,8 @@ from motionlex.data.errors import UserError
 from motionlex.data.storage import atomic_file, write_npz
 
 if TYPE_CHECKING:
-    from motionlex.controllers.stack import Stack, State
+    from motionlex.controllers.stack import Stack
+    from motionlex.controllers.stack_state import State
     from motionlex.envs.simulator import Simulator
 
 ROOT_COLUMNS = ("root_x_m", "root_y_m", "root_z_m", "root_qw", "root_qx", "root_qy", "root_qz")

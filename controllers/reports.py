@@ -7,7 +7,7 @@ from jaxtyping import Float
 
 from motionlex.controllers.episode import LONGEST_S, CommandReport, heading_change_deg, speeds
 from motionlex.controllers.rows import Rows
-from motionlex.controllers.stack import Command
+from motionlex.controllers.stack_state import Command
 
 
 class Reports:

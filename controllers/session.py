@@ -22,7 +22,8 @@ from motionlex.controllers.episode import CommandReport
 from motionlex.controllers.following import PathWatch
 from motionlex.controllers.recording import Recording
 from motionlex.controllers.reports import Reports
-from motionlex.controllers.stack import REST, Command, Stack, State
+from motionlex.controllers.stack import Stack
+from motionlex.controllers.stack_state import REST, Command, State
 from motionlex.data.errors import UserError
 
 logger = logging.getLogger(__name__)

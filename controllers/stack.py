@@ -8,105 +8,30 @@ and motors never wait for words.
 from __future__ import annotations
 
 import logging
-import time
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from motionlex.controllers.bundle import Bundle, load_bundle, nearest_action, resolve_bundle
 from motionlex.controllers.com_path import ComPath, VelocityCommand
-from motionlex.controllers.conditions import WINDOW
+from motionlex.controllers.drafting import Drafting
 from motionlex.controllers.episode import is_down
 from motionlex.controllers.latent_data import REPLAN_FRAMES
 from motionlex.controllers.latent_policy import SamplingConfig
-from motionlex.controllers.placement import Placement, clamp_anchor, wrap
+from motionlex.controllers.path_leading import leading_path
+from motionlex.controllers.placement import Placement, clamp_anchor
 from motionlex.controllers.planner import DesiredPath, Planner, Segment
+from motionlex.controllers.stack_state import LONGEST_TEXT, REST, Command, StackConfig, State
 from motionlex.controllers.text import TextEncoder, TextFunction
 from motionlex.controllers.tracker import Tracker
 from motionlex.data import quaternion
-from motionlex.data.errors import UserError, check_number
+from motionlex.data.errors import UserError
 from motionlex.data.kinematics import ForwardKinematics
 from motionlex.data.robots import get_robot
 
 logger = logging.getLogger(__name__)
-REST = "stand still"
-"""What the robot does instead of a command that it does not understand."""
-LONGEST_TEXT = 1000
-"""Characters of a command that are read."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class StackConfig:
-    """How plan and robot are held together."""
-
-    max_offset: float = 0.15
-    """Largest distance between planned and measured root when a segment is placed [m]."""
-    max_turn: float = 0.2
-    """Largest difference between planned and measured heading when a segment is placed [rad]."""
-    blend_frames: int = 4
-    """Frames over which a new segment fades in."""
-    catch_up_s: float = 0.6
-    """Time constant with which a desired path leads the robot back to it [s]."""
-    max_error: float = 0.4
-    """Largest distance to the path that is made up for at once [m]."""
-    max_turn_error: float = 0.5
-    """The same for the heading [rad]."""
-    lead_s: float = 0.12
-    """How long before its beginning a segment is decided [s]; 0 decides it when it begins, without a thread."""
-    understood_from: float = 0.5
-    """Cosine similarity to the nearest caption below which a command is not obeyed. Of the 77 held-out captions of the
-    built-in actions none is below 0.51; of 40 prompts that the library does not hold ("make me a coffee", other
-    languages, SQL) 34 are below 0.5."""
-    recover_s: float | None = 1.5
-    """Time on the ground after which a fallen robot is put on its feet at the same place [s]; None leaves it there."""
-
-    def __post_init__(self) -> None:
-        for name in ("max_offset", "max_turn", "blend_frames", "max_error", "max_turn_error", "lead_s", "recover_s"):
-            check_number(name, getattr(self, name), at_least=0)
-        check_number("catch_up_s", self.catch_up_s, above=0)
-        check_number("understood_from", self.understood_from, at_least=-1, at_most=1)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Command:
-    """A command that was given."""
-
-    text: str
-    """What was said."""
-    action: str
-    """Nearest known action; shown to people, used by no controller."""
-    similarity: float
-    """Cosine similarity to the nearest caption of that action."""
-    start_s: float
-    """Time at which it was given [s]."""
-    understood: bool = True
-    """Whether it is obeyed; if not, the robot stands still."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class State:
-    """What one control step led to."""
-
-    time: float
-    """Simulated time since the start [s]."""
-    qpos: Float[np.ndarray, " coordinate"]
-    """Measured root position [m], quaternion (w, x, y, z), hinges [rad]."""
-    qvel: Float[np.ndarray, " velocity"]
-    """Measured velocities [m/s, rad/s]."""
-    torque: Float[np.ndarray, " actuator"]
-    """Motor torques of the last physics step [N m]."""
-    planned_qpos: Float[np.ndarray, " coordinate"]
-    """Positions that were planned for this moment, in the world."""
-    codes: Int[np.ndarray, " token"]
-    """Codes of the running segment."""
-    frame: int
-    """Control steps since that segment began."""
-    event: str | None
-    """What happened out of the ordinary: ``fell``, ``stood up`` (put on its feet) or ``diverged``."""
 
 
 def bundle_encoder(bundle: Bundle) -> TextFunction:
@@ -172,17 +97,11 @@ class Stack:
             blend_frames=self.config.blend_frames,
         )
         self.tracker = Tracker(bundle.low_level, self.robot)
-        self._lead = min(round(self.config.lead_s * self.hz), REPLAN_FRAMES - 1)
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="planner") if self._lead else None
+        self._drafting = Drafting(self._planner, min(round(self.config.lead_s * self.hz), REPLAN_FRAMES - 1))
         self.commands: list[Command] = []
         self.fell = False
         self.time = 0.0
         self.segments = 0
-        self.waited_s = 0.0
-        """Time that control steps have waited for codes [s]."""
-        self.decided_s: list[float] = []
-        """Time that choosing, decoding and placing took, by segment [s]."""
-        self._drafted: Future[Segment] | None = None
         self._text: Float[Tensor, "piece width"] | None = None
         self._heard: Float[Tensor, "piece width"] | None = None
         self._obeyed: Float[Tensor, "piece width"] | None = None
@@ -218,15 +137,23 @@ class Stack:
         return np.concatenate((root, self.robot.default_pose))
 
     @property
+    def waited_s(self) -> float:
+        """Time that control steps have waited for codes [s]."""
+        return self._drafting.waited_s
+
+    @property
+    def decided_s(self) -> list[float]:
+        """Time that choosing, decoding and placing took, by segment [s]."""
+        return self._drafting.decided_s
+
+    @property
     def obeying(self) -> bool:
         """Whether the segment that runs was decided after the latest command."""
         return self._segment is not None and self._obeyed is self._text
 
     def _start(self, qpos: Float[np.ndarray, " coordinate"]) -> None:
         """Begin from a pose at rest, with an empty plan whose frame is the world's."""
-        if self._drafted is not None:
-            self._drafted.result()  # its draws of codes are used up, and the planner is free again
-            self._drafted = None
+        self._drafting.discard()
         self._planner.reset(qpos)
         self.tracker.reset(qpos)
         self._placement = Placement(xy=np.zeros(2), yaw=0.0)
@@ -238,7 +165,8 @@ class Stack:
     def reset(self) -> None:
         """Put the robot on its feet where it began; commands, time and path begin anew, draws of codes go on."""
         self._start(self._standing(np.zeros(2), 0.0))
-        self.commands, self.fell, self.time, self.segments, self.waited_s = [], False, 0.0, 0, 0.0
+        self.commands, self.fell, self.time, self.segments = [], False, 0.0, 0
+        self._drafting.waited_s = 0.0
         self._text = self._path = None
 
     @property
@@ -333,8 +261,7 @@ class Stack:
 
     def reseed(self, seed: int) -> None:
         """Draw codes from another seed from the next segment that is not decided yet on."""
-        if self._drafted is not None:
-            self._drafted.result()  # its draws are of the seed before
+        self._drafting.settle()  # its draws are of the seed before
         self._generator.manual_seed(seed)
 
     def push(self, velocity: Float[np.ndarray, " 2"]) -> None:
@@ -358,9 +285,10 @@ class Stack:
             codes, frame = np.zeros(0, dtype=np.int64), 0
         else:
             codes, frame = self._segment.codes, self._cursor
-            if self._thread is not None and self._cursor == REPLAN_FRAMES - self._lead:
+            if self._drafting.due(self._cursor):
+                # The wishes are made of the plan's end, which committing moves on.
                 self._planner.commit(REPLAN_FRAMES)
-                self._drafted = self._thread.submit(self._decide, *self._wishes(self._lead))
+                self._drafting.begin(*self._wishes(self._drafting.lead))
         return State(
             time=self.time,
             qpos=self.qpos,
@@ -380,25 +308,14 @@ class Stack:
         text = torch.zeros(1, self.bundle.latent_policy.config.text) if self._text is None else self._text
         return text, self._desired_path(ahead)
 
-    def _decide(self, text: Float[Tensor, "piece width"], path: DesiredPath | None) -> Segment:
-        """Choose, decode and place a segment; nothing else touches the planner meanwhile."""
-        began = time.perf_counter()
-        segment = self._planner.replan(text, path)
-        self.decided_s.append(time.perf_counter() - began)
-        return segment
-
     def _renew(self) -> None:
         """Begin the next segment: the drafted one, or one that is decided now."""
-        drafted, self._drafted = self._drafted, None
-        if drafted is not None:
-            began = time.perf_counter()
-            segment = drafted.result()
-            self.waited_s += time.perf_counter() - began
-            self._follow_the_robot()
-        else:
+        segment = self._drafting.take()
+        if segment is None:
             self._planner.commit(self._cursor)
-            self._follow_the_robot()
-            segment = self._decide(*self._wishes(0))
+        self._follow_the_robot()
+        if segment is None:
+            segment = self._drafting.decide(*self._wishes(0))
         self._segment, self._obeyed = segment, self._heard
         self._frames = self._placement.state(segment.qpos, segment.qvel)
         self._cursor = 0
@@ -444,25 +361,17 @@ class Stack:
         self._placement = Placement.carrying(plan_xy, plan_yaw, xy, yaw)
 
     def _desired_path(self, ahead: int = 0) -> DesiredPath | None:
-        """The desired path of the frames after the next ``ahead`` ones, in the plan frame.
-
-        It begins where the plan stands, as every path that the latent policy was trained on does, moves as the path
-        that is followed, and leads back to it: an error e of the measured robot shrinks as e exp(-t / catch_up_s).
-        """
-        path = self._path
-        if path is None:
+        """The desired path of the frames after the next ``ahead`` ones, in the plan frame."""
+        if self._path is None:
             return None
-        since = np.arange(1, WINDOW + 1) / self.hz
-        xy, yaw = path.at(self.time + ahead / self.hz + np.append(0.0, since))
-        now, now_yaw = path.at(np.array([self.time]))
-        back = 1.0 - np.exp(-since / self.config.catch_up_s)
-        error = now[0] + self._origin - self.com
-        error *= min(1.0, self.config.max_error / max(float(np.linalg.norm(error)), 1e-9))
-        start = self._placement.points(self._planner.com[None])[0]
-        wanted = start + xy[1:] - xy[0] + back[:, None] * error
-        turn = np.clip(wrap(float(now_yaw[0]) - self.heading), -self.config.max_turn_error, self.config.max_turn_error)
-        plan_yaw = self._planner.anchor[1]
-        return DesiredPath(
-            xy=self._placement.points_to_plan(wanted),
-            yaw=plan_yaw + yaw[1:] - yaw[0] + back * turn if path.has_yaw else None,
+        return leading_path(
+            self._path,
+            now_s=self.time,
+            start_s=self.time + ahead / self.hz,
+            hz=self.hz,
+            origin=self._origin,
+            robot=(self.com, self.heading),
+            plan=(self._planner.com, self._planner.anchor[1]),
+            placement=self._placement,
+            config=self.config,
         )

@@ -14,7 +14,8 @@ from motionlex.envs.viewer import NativeViewer
 
 if TYPE_CHECKING:
     from motionlex.controllers.session import Session
-    from motionlex.controllers.stack import Stack, State
+    from motionlex.controllers.stack import Stack
+    from motionlex.controllers.stack_state import State
 
 
 class WebPage:

@@ -10,7 +10,8 @@ import numpy as np
 from jaxtyping import Float
 
 from motionlex.controllers.conditions import WINDOW
-from motionlex.controllers.stack import Stack, State
+from motionlex.controllers.stack import Stack
+from motionlex.controllers.stack_state import State
 from motionlex.controllers.web_requests import Requests
 from motionlex.envs.web_viewer import Sketch, WebViewer
 

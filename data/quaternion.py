@@ -5,6 +5,8 @@ Functions above :func:`slerp` take numpy arrays or torch tensors.
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -13,6 +15,7 @@ from motionlex.data.arrays import Array, namespace, stack_last
 
 Quaternions = Float[Array, "*batch 4"]
 Vectors = Float[Array, "*batch 3"]
+Angle = TypeVar("Angle", float, np.ndarray)
 
 
 def multiply(a: Float[Array, "*#batch 4"], b: Float[Array, "*#batch 4"]) -> Float[Array, "*out 4"]:
@@ -78,6 +81,11 @@ def yaw(q: Quaternions) -> Float[Array, "*batch"]:
     w, x, y, z = _parts(q)
     xp = namespace(q)
     return xp.asarray(xp.atan2(2 * (x * y + w * z), 1 - 2 * (y * y + z * z)))
+
+
+def wrap_angle(angle: Angle) -> Angle:
+    """Map an angle, or an array of them, [rad] to [-pi, pi)."""
+    return (angle + np.pi) % (2 * np.pi) - np.pi
 
 
 def to_rotvec(q: Quaternions) -> Vectors:

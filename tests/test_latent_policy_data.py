@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from motionlex.controllers.conditions import WINDOW, path_features, to_local, wrap_angle
+from motionlex.controllers.conditions import WINDOW, path_features, to_local
 from motionlex.controllers.latent_data import NO_CORRUPTION, Captions, Corruption, DistillationSet, lay_out
 from motionlex.controllers.latent_policy import LatentPolicy, LatentPolicyConfig
 from motionlex.controllers.latent_training import LatentTrainer, OptimiserConfig, learning_rate
+from motionlex.data import quaternion
 from motionlex.data.errors import UserError
 from motionlex.data.features import to_heading
 from motionlex.data.kinematics import ForwardKinematics
@@ -182,7 +183,7 @@ def test_local_frame_by_hand():
     points = np.array([[1.0, 2.0], [1.0, 3.0]])
     local = to_local(points, np.array([1.0, 2.0]), np.array(np.pi / 2))
     np.testing.assert_allclose(local, [[0, 0], [1, 0]], atol=1e-12)
-    assert wrap_angle(np.array([3 * np.pi / 2]))[0] == pytest.approx(-np.pi / 2)
+    assert quaternion.wrap_angle(np.array([3 * np.pi / 2]))[0] == pytest.approx(-np.pi / 2)
     path = path_features(
         np.ones((WINDOW, 2)), np.full(WINDOW, 3.0), np.array(False), np.array([1.0, 0.0]), np.array(0.0)
     )

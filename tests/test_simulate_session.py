@@ -17,7 +17,8 @@ from motionlex.controllers.interaction import run_script
 from motionlex.controllers.recording import Recording
 from motionlex.controllers.session import Outside, Session
 from motionlex.controllers.simulation import run_commands
-from motionlex.controllers.stack import Stack, StackConfig
+from motionlex.controllers.stack import Stack
+from motionlex.controllers.stack_state import StackConfig
 from motionlex.data.errors import UserError
 from motionlex.data.robots import get_robot
 from motionlex.data.storage import read_npz

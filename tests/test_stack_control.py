@@ -13,7 +13,8 @@ from motionlex.controllers.bundle import load_bundle
 from motionlex.controllers.com_path import ComPath
 from motionlex.controllers.latent_data import REPLAN_FRAMES
 from motionlex.controllers.recording import PhysicsRecording
-from motionlex.controllers.stack import Stack, StackConfig
+from motionlex.controllers.stack import Stack
+from motionlex.controllers.stack_state import StackConfig
 from motionlex.data.errors import UserError
 from motionlex.data.storage import file_sha256, read_npz
 
@@ -131,7 +132,6 @@ def test_deciding_ahead_on_a_thread_gives_the_same_motion_every_time(bundle, toy
 
 def test_the_plan_never_leaves_the_robot_by_more_than_the_limit(bundle, toy_encode):
     """At every renewal the planned root is within 0.15 m and 0.2 rad of the measured one."""
-    from motionlex.controllers.placement import wrap
     from motionlex.data import quaternion
 
     stack = Stack(bundle, encode=toy_encode)
@@ -144,7 +144,7 @@ def test_the_plan_never_leaves_the_robot_by_more_than_the_limit(bundle, toy_enco
             placed = stack._placement.points(xy[None])[0]
             assert np.linalg.norm(placed - measured[:2]) <= 0.15 + 1e-9
             robot_yaw = float(quaternion.yaw(measured[None, 3:7])[0])
-            assert abs(wrap(yaw + stack._placement.yaw - robot_yaw)) <= 0.2 + 1e-9
+            assert abs(quaternion.wrap_angle(yaw + stack._placement.yaw - robot_yaw)) <= 0.2 + 1e-9
 
 
 def test_a_robot_without_a_command_says_so(bundle, toy_encode):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from motionlex.controllers.placement import Placement, clamp_anchor, wrap
+from motionlex.controllers.placement import Placement, clamp_anchor
 from motionlex.data import quaternion
 
 
@@ -34,7 +34,7 @@ def test_headings_are_compared_around_the_circle():
     _, yaw = clamp([0, 0], np.pi - 0.05, [0, 0], -np.pi + 0.05)  # 0.1 rad apart
     assert yaw == np.pi - 0.05
     _, yaw = clamp([0, 0], 3.0, [0, 0], -3.0)  # 0.283 rad apart, the plan turned less far
-    assert wrap(yaw) == pytest.approx(wrap(-3.0 - 0.2))
+    assert quaternion.wrap_angle(yaw) == pytest.approx(quaternion.wrap_angle(-3.0 - 0.2))
 
 
 def test_offsets_never_exceed_the_limits_and_limits_are_reached_exactly():
@@ -44,7 +44,7 @@ def test_offsets_never_exceed_the_limits_and_limits_are_reached_exactly():
         a, b = rng.uniform(-7, 7, size=2)
         xy, yaw = clamp_anchor(planned, float(a), measured, float(b), max_offset=0.15, max_turn=0.2)
         assert np.linalg.norm(xy - measured) <= 0.15 + 1e-12
-        assert abs(wrap(yaw - b)) <= 0.2 + 1e-12
+        assert abs(quaternion.wrap_angle(yaw - b)) <= 0.2 + 1e-12
         if np.linalg.norm(planned - measured) > 0.15:
             assert np.linalg.norm(xy - measured) == pytest.approx(0.15)
 
