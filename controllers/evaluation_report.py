@@ -13,21 +13,24 @@ import torch
 from motionlex.controllers.bundle import Bundle, load_bundle, resolve_bundle
 from motionlex.controllers.evaluation import (
     EvaluationConfig,
-    Value,
     evaluate_data,
     evaluate_generated,
     evaluate_reconstruction,
-    evaluate_simulated,
 )
+from motionlex.controllers.evaluation_files import check_report_folder, write_stack_report
+from motionlex.controllers.evaluation_scores import Jury, Value
+from motionlex.controllers.evaluation_simulated import evaluate_simulated
+from motionlex.controllers.evaluation_takes import cut_takes
 from motionlex.controllers.evaluation_tracking import evaluate_tracking
 from motionlex.controllers.export import exported_policy
 from motionlex.controllers.low_level_config import select_clips
 from motionlex.controllers.low_level_policy import LowLevelPolicy
 from motionlex.controllers.low_level_setup import build_task, load_low_level_config
 from motionlex.controllers.motion_classifier import fit_classifier
+from motionlex.controllers.motion_evaluator import load_evaluators, shipped_evaluators
 from motionlex.controllers.stack import bundle_encoder
 from motionlex.controllers.tracking_report import CURVES, check_out, write_report
-from motionlex.data.datasets import find_root, get_dataset, load_dataset
+from motionlex.data.datasets import MotionData, find_root, get_dataset, load_dataset
 from motionlex.data.errors import UserError, check_number, check_seed
 from motionlex.data.robots import get_robot
 from motionlex.envs.randomisation import Preset, Randomisation
@@ -40,6 +43,8 @@ Stage = Literal["data", "reconstruction", "generated", "simulated", "tracking", 
 CODE_SEED = 1_618_033_989
 """Added to --seed for the draws of the codes under --stage tracking: training draws from its own seed and a little more
 (every draw adds 7919), so that it has seen none of these. It fits into the 32 bits that torch takes of a seed."""
+TRACKING = "tracking"
+"""Folder of the tracker's own report inside that of all stages."""
 STAGES = ("data", "reconstruction", "generated", "simulated", "tracking")
 
 
@@ -61,6 +66,12 @@ class EvaluateStackFlags:
     """Clips for --stage tracking, unless the run names its own clips."""
     survival_rollouts: int = 10
     """Rollouts of 30 s with a new command every 5 s; 0 leaves them out."""
+    switches: int = 0
+    """Ordered pairs of actions that are simulated, from one into the other; more than there are takes all, 0 none."""
+    sensitivity: bool = True
+    """Simulate shuffled and empty texts as well, and ask for what the library does not hold."""
+    evaluator: tuple[Path, ...] = ()
+    """Runs of motionlex train-evaluator, one per seed; none takes those shipped for the data set."""
     clips: tuple[str, ...] = ()
     """Clips for --stage tracking, e.g. walk1_subject5:10-20; none takes the run's own, else those of --split."""
     model: Path | None = None
@@ -78,7 +89,8 @@ class EvaluateStackFlags:
     seconds: float = 10.0
     """Longest rollout of --stage tracking [s]."""
     out: Path | None = None
-    """Folder for the report of --stage tracking: tracking.json, .md and .png, and curves.png of a run's training."""
+    """Folder for the report of --stage all (report.json, report.md, figures, and tracking/) or of --stage tracking
+    (tracking.json, .md and .png, and curves.png of a run's training)."""
     seed: int = 0
     """Seed of codes (under --stage tracking draws that training has not seen), order of commands, noise, bootstrap."""
     threads: int = 1
@@ -107,46 +119,81 @@ def evaluate_stack(target: str | None, flags: EvaluateStackFlags) -> Mapping[str
     check_number("--starts", flags.starts, at_least=1, at_most=1000)
     check_number("--repeats", flags.repeats, at_least=1, at_most=100_000)
     check_number("--seconds", flags.seconds, at_least=0.1, at_most=3600)
+    check_number("--switches", flags.switches, at_least=0)
+    folder = None if target is None else Path(target)
+    is_run = folder is not None and (folder / CONFIG_FILE).is_file()
     if flags.out is not None:
         if flags.stage not in ("tracking", "all"):
-            raise UserError(f"--out is for --stage tracking, not {flags.stage}")
-        check_out(flags.out)
+            raise UserError(f"--out is for --stage tracking or all, not {flags.stage}")
+        (check_out if is_run or flags.stage == "tracking" else check_report_folder)(flags.out)
     if not (flags.model is None and flags.policy is None) and flags.stage not in ("tracking", "all"):
         raise UserError(f"--model and --policy are for --stage tracking, not {flags.stage}")
     check_seed(flags.seed)
     torch.set_num_threads(flags.threads)
-    folder = None if target is None else Path(target)
-    if folder is not None and (folder / CONFIG_FILE).is_file():
+    if folder is not None and is_run:
         if flags.stage not in ("tracking", "all"):
             raise UserError(f"{target} is no bundle: only --stage tracking works on a run of train_lowlevel")
         return _tracking(folder, flags)
     bundle = load_bundle(resolve_bundle(target))
     find_root(get_dataset(flags.data or bundle.meta.data), flags.data_root)
-    stages = STAGES if flags.stage == "all" else (flags.stage,)
-    reports = {stage: _stage(stage, bundle, flags) for stage in stages}
     head: dict[str, Value] = {"bundle": bundle.meta.name, "hz": bundle.meta.hz, "seed": float(flags.seed)}
-    return {**head, **(reports if flags.stage == "all" else reports[flags.stage])}
-
-
-def _stage(stage: str, bundle: Bundle, flags: EvaluateStackFlags) -> dict[str, Value]:
-    if stage == "tracking":
-        return dict(_tracking(bundle.path / "low_level", flags))
+    if flags.stage == "tracking":
+        return {**head, **_tracking(bundle.path / "low_level", flags)}
     data = load_dataset(flags.data or bundle.meta.data, flags.data_root, hz=bundle.meta.hz)
+    jury = assemble(bundle, data, flags)
+    if flags.stage != "all":
+        return {**head, **_stage(flags.stage, bundle, data, jury, flags)}
+    inner = flags if flags.out is None else replace(flags, out=flags.out / TRACKING)
+    report: dict[str, Value] = {**head, "data_set": data.name, "evaluators": len(jury.evaluators)}
+    for stage in STAGES[:-1]:
+        report[stage] = _stage(stage, bundle, data, jury, flags)
+    report["tracking"] = _tracking(bundle.path / "low_level", inner)
+    if flags.out is not None:
+        report["files"] = [str(path) for path in write_stack_report(flags.out, report)]
+    return report
+
+
+def assemble(bundle: Bundle, data: MotionData, flags: EvaluateStackFlags) -> Jury:
+    """Fit the judge to the training clips, load the evaluators, cut the held-out clips.
+
+    Raises:
+        UserError: If an evaluator is missing, damaged, or was trained on other actions.
+    """
+    judge = fit_classifier(data.train)
+    folders = flags.evaluator or shipped_evaluators(data.name)
+    if not folders:
+        logger.warning(
+            "no motion evaluator comes with data set %s: recall, Frechet distance and diversity are left out; "
+            "motionlex train-evaluator --data %s makes one for --evaluator",
+            *(data.name, data.name),
+        )
+    return Jury(
+        judge=judge,
+        robot=get_robot(bundle.meta.robot),
+        evaluators=load_evaluators(folders, judge.labels),
+        real=tuple(cut_takes(data.validation or data.train, flags.prompt_seconds)),
+        longest_s=flags.prompt_seconds,
+        seed=flags.seed,
+    )
+
+
+def _stage(stage: str, bundle: Bundle, data: MotionData, jury: Jury, flags: EvaluateStackFlags) -> dict[str, Value]:
     clips = data.validation or data.train
     logger.info("stage %s", stage)
-    judge = fit_classifier(data.train)
     if stage == "reconstruction":
-        return evaluate_reconstruction(bundle, judge, clips, seed=flags.seed)
+        return evaluate_reconstruction(bundle, jury, clips, seed=flags.seed)
     if stage == "data":
-        return evaluate_data(judge, clips)
+        return evaluate_data(jury, clips)
     config = EvaluationConfig(
         prompts_per_action=flags.prompts,
         prompt_s=flags.prompt_seconds,
         survival_rollouts=flags.survival_rollouts,
+        sensitivity=flags.sensitivity,
+        switches=flags.switches,
         seed=flags.seed,
     )
     evaluate = evaluate_generated if stage == "generated" else evaluate_simulated
-    return evaluate(bundle, judge, bundle_encoder(bundle), config)
+    return evaluate(bundle, jury, bundle_encoder(bundle), config)
 
 
 def _tracking(folder: Path, flags: EvaluateStackFlags) -> dict[str, Value]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -24,7 +23,7 @@ from motionlex.controllers.motion_evaluator import (
     info_nce,
     ranks,
 )
-from motionlex.controllers.progress import Progress
+from motionlex.controllers.progress import ProgressLine
 from motionlex.controllers.text import TextEncoder, TextFunction
 from motionlex.data.captions import held_out_captions, training_captions
 from motionlex.data.clip import MotionClip
@@ -33,7 +32,6 @@ from motionlex.data.errors import UserError, check_number, check_seed
 from motionlex.motion_vae import checkpoint
 from motionlex.motion_vae.registry import PlainValue
 
-logger = logging.getLogger(__name__)
 START_STRIDE = 10
 """Frames between the starts of training windows."""
 
@@ -46,7 +44,7 @@ class EvaluatorFlags:
     """Data set with action labels: builtin or lafan1."""
     data_root: Path | None = None
     """Folder of the data set; None reads the data set's environment variable."""
-    steps: int = 1500
+    steps: int = 1000
     """Training steps."""
     batch: int = 128
     """Pairs of motion and caption per step."""
@@ -172,7 +170,7 @@ def fit_evaluator(config: EvaluatorConfig, windows: Windows, encode: TextFunctio
     optimiser = torch.optim.AdamW(
         evaluator.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.98)
     )
-    progress = Progress(config.steps, "step")
+    progress = ProgressLine(config.steps, "step")
     for step in range(config.steps):
         labels = torch.randint(len(rows), (config.batch,), generator=generator)
         x = evaluator.standardise(windows.gather(_pick(rows, labels, generator)))

@@ -63,7 +63,7 @@ class EvaluatorConfig:
     """Size of a sentence vector."""
     temperature: float = 0.1
     """Of the contrastive loss."""
-    steps: int = 1500
+    steps: int = 1000
     """Training steps."""
     batch: int = 128
     """Pairs per step."""
@@ -83,8 +83,8 @@ def heading_features(clip: MotionClip) -> Float[np.ndarray, "frame 46"]:
         clip: Motion at ``HZ``.
 
     Returns:
-        Root velocity in the heading frame [m/s] (3), yaw rate [rad/s], root height [m], direction of gravity in the base
-        frame (3), joint angles [rad] (19), joint speeds [rad/s] (19).
+        Root velocity in the heading frame [m/s] (3), yaw rate [rad/s], root height [m], direction of gravity in the
+        base frame (3), joint angles [rad] (19), joint speeds [rad/s] (19).
     """
     qpos, qvel = clip.qpos, clip.qvel()
     root = qpos[:, 3:7]
@@ -234,6 +234,6 @@ def load_evaluators(folders: Sequence[Path], labels: Sequence[str]) -> tuple[Mot
         if missing := sorted(set(labels) - set(evaluator.labels)):
             raise UserError(
                 f"the motion evaluator {folder} (of data {evaluator.config.data!r}) does not know "
-                f"{', '.join(missing)}: train one on the data that is evaluated, `motionlex train-evaluator --data NAME`"
+                f"{', '.join(missing)}: train one on the same data, `motionlex train-evaluator --data NAME`"
             )
     return loaded

@@ -10,7 +10,7 @@ LOG_S = 5.0
 """Time between two lines [s]."""
 
 
-class Progress:
+class ProgressLine:
     """Counts to a known end; says where it is every 5 s and at the end."""
 
     def __init__(self, total: int, unit: str) -> None:

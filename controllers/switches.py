@@ -1,126 +1,179 @@
-"""Which changes of command make the tracker fall: rollouts over the switches of generated motion."""
+"""From one action into the next in simulation: which changes of command are survived, obeyed, and how smoothly."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Float
 
-from motionlex.controllers.generated import GeneratedMotion
-from motionlex.controllers.generated_library import generated_command, generated_library
-from motionlex.controllers.tracking_rollout import Policy, roll_out
-from motionlex.data.errors import UserError
-from motionlex.envs.batched import BatchedTracking
-from motionlex.envs.randomisation import Randomisation
-from motionlex.envs.reference import MotionLibrary
-from motionlex.envs.task import TrackingTask
-from motionlex.envs.task_config import TaskConfig
+from motionlex.controllers.episode import is_down
+from motionlex.controllers.evaluation_rollouts import Stacks
+from motionlex.controllers.evaluation_scores import FALLEN, Jury, Value, share
+from motionlex.controllers.motion_classifier import WINDOW_S
+from motionlex.controllers.progress import ProgressLine
+from motionlex.controllers.stack import Stack
+from motionlex.data.captions import training_captions
 
-Report = dict[str, float | int | dict[str, dict[str, float]] | list[dict[str, float | int | str]]]
+FIRST_S, SECOND_S = 2.0, 4.0
+"""How long the first and the second action are commanded [s]."""
+STARTED_S = 1.0
+"""Beginning from rest, whose jerk is left out [s]."""
+SEAM_S = (0.1, 0.2)
+"""What counts as the seam: from so long before the new segment begins to so long after [s]."""
+SWITCH_SEED = 5000
+"""Number of the first robot: the codes of other tests are other draws."""
 _WORST = 12
 
 
 @dataclass(frozen=True, kw_only=True)
-class Switches:
-    """Changes of command, one row each, whose surroundings are plausible."""
+class Switch:
+    """One change of command, simulated."""
 
-    before: tuple[str, ...]
-    """Action until then."""
-    after: tuple[str, ...]
-    """Action from then on."""
-    start: Int[np.ndarray, " switch"]
-    """Library frame, ``lead_s`` ahead of the switch, at which a rollout starts."""
-    stop: Int[np.ndarray, " switch"]
-    """Library frame at which the next command comes or the run ends."""
-
-
-def find_switches(motion: GeneratedMotion, library: MotionLibrary, lead_s: float = 1.0) -> Switches:
-    """List the changes of command.
-
-    Args:
-        motion: Plans.
-        library: ``generated_library`` of them.
-        lead_s: Time before a switch at which a rollout starts [s]; none starts before the command before the switch.
-
-    Returns:
-        Switches with an unmasked start and at least half a second of unmasked motion after them.
-    """
-    lead, shortest = round(lead_s * library.hz), round(0.5 * library.hz)
-    rows = []
-    for index, plan in enumerate(motion.plans):
-        for before, after in zip(plan.clip.labels[:-1], plan.clip.labels[1:], strict=True):
-            start = max(before.start, after.start - lead)
-            own = (library.run_clip == index) & (library.clip_frame[library.run_starts] <= start)
-            if not own.any():
-                continue
-            run = int(np.flatnonzero(own)[-1])
-            first = int(library.run_starts[run]) - int(library.clip_frame[library.run_starts[run]])
-            stop = min(first + after.stop, int(library.run_last[run]))
-            if stop >= first + after.start + shortest:
-                rows.append((before.label, after.label, first + start, stop))
-    if not rows:
-        raise UserError("the generated motion holds no switch to roll out: plan more minutes")
-    names, others, starts, stops = zip(*rows, strict=True)
-    return Switches(before=names, after=others, start=np.array(starts), stop=np.array(stops))
+    before: str
+    """First action."""
+    after: str
+    """Second action."""
+    survived: bool
+    """Whether the robot stayed up from the beginning to the end."""
+    recognised: str
+    """Action of the last two seconds."""
+    delay_s: float | None
+    """Time from the second command to the end of the first control step under a segment that knows of it [s]."""
+    jerk_ratio: float | None
+    """Peak jerk of the simulated hinges at the seam relative to inside the two actions; None after a fall."""
+    jerk_ratio_planned: float | None
+    """The same of the planned hinges."""
 
 
-def evaluate_switches(
-    policy: Policy, motion: GeneratedMotion, *, config: TaskConfig, lead_s: float = 1.0, threads: int = 1
-) -> Report:
-    """Roll the policy out over every switch, from ``lead_s`` before it until the next command.
+def choose_pairs(actions: Sequence[str], count: int, rng: np.random.Generator) -> list[tuple[str, str]]:
+    """Choose ordered pairs of different actions, all of them used equally often on both sides as far as that goes.
+
+    Pairs are taken along the circles i -> i + k of a random order of the actions, in a random order of k.
 
     Args:
-        policy: Low-level policy.
-        motion: Plans of the high-level policy.
-        config: The policy's task; randomisation is switched off.
-        lead_s: Time before the switch at which the robot is put on the plan [s].
-        threads: Physics threads.
-
-    Returns:
-        ``success_rate`` (no termination until the next command), ``switches``, ``pairs`` of actions reached,
-        ``success_by_pair`` (action before, action after), ``success_by_action`` (before and after the switch)
-        and ``worst``: the pairs that failed, most failures first.
+        actions: At least two.
+        count: How many pairs; more than exist gives all.
+        rng: Source of the order.
     """
-    library = generated_library(motion)
-    command = generated_command(motion, library, config.goal, config.ahead)
-    found = find_switches(motion, library, lead_s)
-    horizon = int((found.stop - found.start).max())
-    task = TrackingTask(
-        motion.robot,
-        library,
-        replace(config, episode_s=horizon / config.hz, randomisation=Randomisation(), privileged_critic=False),
-        command,
+    names = [actions[index] for index in rng.permutation(len(actions))]
+    shifts = 1 + rng.permutation(len(names) - 1)
+    pairs = [(name, names[(place + int(k)) % len(names)]) for k in shifts for place, name in enumerate(names)]
+    return pairs[:count]
+
+
+def evaluate_switches(jury: Jury, stacks: Stacks, count: int) -> dict[str, Value]:
+    """Simulate changes of command.
+
+    Args:
+        jury: Who judges.
+        stacks: Makes the robots.
+        count: How many ordered pairs; more than exist gives all.
+    """
+    pairs = choose_pairs(jury.judge.labels, count, np.random.default_rng(stacks.seed))
+    done, progress = [], ProgressLine(len(pairs), "switch")
+    for number, (before, after) in enumerate(pairs):
+        done.append(simulate_switch(jury, stacks.make(SWITCH_SEED + number), before, after))
+        progress.advance(f"{before} -> {after}: {done[-1].recognised}")
+    return summarise_switches(done)
+
+
+def simulate_switch(jury: Jury, stack: Stack, before: str, after: str) -> Switch:
+    """Command one action, then another, to a robot at its start."""
+    stack.command(training_captions(before)[0])
+    states = [stack.step() for _ in range(round(FIRST_S * stack.hz))]
+    stack.command(training_captions(after)[0])
+    seam, delay = None, None
+    for _ in range(round(SECOND_S * stack.hz)):
+        states.append(stack.step())
+        if seam is None and stack.obeying:
+            seam = len(states) - 1
+            delay = (seam + 1) / stack.hz - FIRST_S
+    qpos, planned = (np.array([getattr(state, name) for state in states]) for name in ("qpos", "planned_qpos"))
+    down = stack.fell or is_down(qpos[-1])
+    smooth = seam is not None and not stack.fell
+    return Switch(
+        before=before,
+        after=after,
+        survived=not stack.fell,
+        recognised=FALLEN if down else jury.judge.classify(qpos[-round(WINDOW_S * stack.hz) :], stack.hz),
+        delay_s=delay,
+        jerk_ratio=seam_jerk(qpos[:, 7:], seam, stack.hz) if smooth and seam is not None else None,
+        jerk_ratio_planned=seam_jerk(planned[:, 7:], seam, stack.hz) if smooth and seam is not None else None,
     )
-    env = BatchedTracking(task, worlds=len(found.start), threads=threads, generator=np.random.default_rng(0))
-    env.reset_to(found.start)
-    outcome = roll_out(policy, env, horizon, complete=False)
-    env.close()
-    survived = ~outcome.failed | (found.start + outcome.steps > found.stop)
-    return summarise_switches(found, survived)
 
 
-def summarise_switches(found: Switches, survived: Bool[np.ndarray, " switch"]) -> Report:
-    """Count successes by pair of actions."""
-    pairs = list(zip(found.before, found.after, strict=True))
-    table: dict[str, dict[str, float]] = {}
-    worst: list[dict[str, float | int | str]] = []
-    for pair in sorted(set(pairs)):
-        rows = np.array([other == pair for other in pairs])
-        table.setdefault(pair[0], {})[pair[1]] = float(survived[rows].mean())
-        if failures := int((~survived[rows]).sum()):
-            worst.append({"before": pair[0], "after": pair[1], "failures": failures, "switches": int(rows.sum())})
-    worst.sort(key=lambda row: (-float(row["failures"]) / float(row["switches"]), -int(row["failures"])))
+def jerk(angles: Float[np.ndarray, "frame joint"], hz: float) -> Float[np.ndarray, " frame-3"]:
+    r"""Norm over the joints of the third derivative, by differences: :math:`\lVert \Delta^3 q \rVert\, hz^3` [rad/s^3].
+
+    Args:
+        angles: Hinge angles [rad].
+        hz: Frames per second.
+
+    Returns:
+        Value i is of the frames i to i + 3.
+    """
+    return np.linalg.norm(np.diff(angles, n=3, axis=0), axis=1) * hz**3
+
+
+def seam_jerk(angles: Float[np.ndarray, "frame joint"], seam: int, hz: float) -> float | None:
+    """Compare the peak jerk at a change of command with what is usual inside the two actions.
+
+    Args:
+        angles: Hinge angles [rad] from the start on.
+        seam: First frame of the segment that obeys the second command.
+        hz: Frames per second.
+
+    Returns:
+        Peak within ``SEAM_S`` around the seam, over the larger of the two actions' medians of the peaks within windows
+        of the same length; None where no such window fits on either side, or nothing moves there.
+    """
+    values = jerk(angles, hz)
+    first, stop = max(seam - round(SEAM_S[0] * hz), 0), seam + round(SEAM_S[1] * hz)
+    length = stop - first
+    sides = (values[round(STARTED_S * hz) : max(first - 3, 0)], values[stop:])  # value i reaches to frame i + 3
+    peaks = [side[: len(side) // length * length].reshape(-1, length).max(axis=1) for side in sides]
+    usual = max((float(np.median(side)) for side in peaks if len(side)), default=0.0)
+    return float(values[max(first - 3, 0) : stop].max()) / usual if usual > 0 else None
+
+
+def summarise_switches(done: Sequence[Switch]) -> dict[str, Value]:
+    """Collect simulated switches.
+
+    Returns:
+        Rates with intervals, delays [s] and jerk ratios (median and 95th percentile), the matrix of all pairs
+        (``before``, ``after``, and for every switch its fields under ``pairs``), and the worst actions.
+    """
+    survived, right = [each.survived for each in done], [each.recognised == each.after for each in done]
+    trouble = [
+        {"before": each.before, "after": each.after, "recognised": each.recognised}
+        for each, good in zip(done, right, strict=True)
+        if not good
+    ]
     return {
-        "success_rate": float(survived.mean()),
-        "switches": len(pairs),
-        "pairs": len(set(pairs)),
-        "success_by_pair": table,
-        "success_by_action": {"before": _by(found.before, survived), "after": _by(found.after, survived)},
-        "worst": worst[:_WORST],
+        "switches": len(done),
+        "survived": share(survived),
+        "recognised": share(right),
+        "delay_s": _quantiles([each.delay_s for each in done]),
+        "jerk_ratio": _quantiles([each.jerk_ratio for each in done]),
+        "jerk_ratio_planned": _quantiles([each.jerk_ratio_planned for each in done]),
+        "survived_by_before": _by([each.before for each in done], survived),
+        "survived_by_after": _by([each.after for each in done], survived),
+        "recognised_by_after": _by([each.after for each in done], right),
+        "trouble": trouble[:_WORST],
+        "pairs": [asdict(each) for each in done],
     }
 
 
-def _by(actions: tuple[str, ...], survived: Bool[np.ndarray, " switch"]) -> dict[str, float]:
-    names = np.array(actions)
-    return {str(name): float(survived[names == name].mean()) for name in np.unique(names)}
+def _quantiles(values: Sequence[float | None]) -> dict[str, Value]:
+    known = [value for value in values if value is not None]
+    if not known:
+        return {"median": None, "p95": None, "largest": None}
+    median, high = np.percentile(known, [50.0, 95.0])
+    return {"median": float(median), "p95": float(high), "largest": max(known)}
+
+
+def _by(names: Sequence[str], good: Sequence[bool]) -> dict[str, float]:
+    table = np.array(names)
+    return {name: float(np.array(good)[table == name].mean()) for name in sorted(set(names))}

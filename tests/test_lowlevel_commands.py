@@ -20,8 +20,6 @@ from motionlex.controllers.command_tours import ScriptConfig, eulerian_circuit, 
 from motionlex.controllers.commands import build_command_source
 from motionlex.controllers.evaluation import plan_motion
 from motionlex.controllers.generated import (
-    GeneratedMotion,
-    Plan,
     PlausibilityLimits,
     generate,
     plausible,
@@ -38,10 +36,9 @@ from motionlex.controllers.low_level import train_low_level
 from motionlex.controllers.low_level_config import LowLevelConfig, resolve_config
 from motionlex.controllers.low_level_flags import LowLevelFlags
 from motionlex.controllers.planner import Planner
-from motionlex.controllers.stack import Stack, StackConfig
-from motionlex.controllers.switches import evaluate_switches, find_switches
+from motionlex.controllers.stack import Stack
+from motionlex.controllers.stack_state import StackConfig
 from motionlex.data.captions import held_out_captions, training_captions
-from motionlex.data.clip import LabelSpan, MotionClip
 from motionlex.data.errors import UserError
 from motionlex.data.features import features_to_state
 from motionlex.data.kinematics import ForwardKinematics
@@ -444,61 +441,3 @@ def test_reference_commands_join_through_the_library(library, motion):
     last = joined.last_frame
     np.testing.assert_array_equal(command.rows[:, 0], np.minimum(np.arange(joined.frames) + 1, last))
     assert command.qpos is joined.qpos
-
-
-def standing_plans(source):
-    """Two plans of a robot that stands still, whatever it is told."""
-    pose = np.concatenate(([0.0, 0.0, ROBOT.standing_height, 1.0, 0.0, 0.0, 0.0], ROBOT.default_pose))
-    plans = []
-    for actions in (("stand", "wave", "bow"), ("bow", "wave", "stand")):
-        spans = tuple(LabelSpan(start=60 * n, stop=60 * n + 60, label=action) for n, action in enumerate(actions))
-        clip = MotionClip(name=f"still_{len(plans)}", qpos=np.tile(pose, (180, 1)), hz=50.0, labels=spans)
-        starts = np.concatenate([60 * n + np.arange(0, 60, 16) for n in range(3)])
-        frames = np.tile(pose.astype(np.float32), (len(starts), 32, 1))
-        codes = np.zeros((len(starts), 64), dtype=np.int32)
-        plans.append(Plan(clip=clip, starts=starts, codes=codes, qpos=frames, qvel=0.0 * frames[:, :, 1:]))
-    return GeneratedMotion(plans=tuple(plans), source=source, key="")
-
-
-def test_switches_are_found_between_masked_frames(source):
-    motion = standing_plans(source)
-    found = find_switches(motion, generated_library(motion), lead_s=0.5)
-    assert list(zip(found.before, found.after, strict=True)) == [
-        ("stand", "wave"), ("wave", "bow"), ("bow", "wave"), ("wave", "stand"),
-    ]  # fmt: skip
-    np.testing.assert_array_equal(found.start, [35, 95, 215, 275])
-    np.testing.assert_array_equal(found.stop, [120, 179, 300, 359])
-    valid = np.ones(180, dtype=bool)
-    valid[50:60] = False  # runs into the lead of the first switch; the first run has 50 frames, the next begins at 60
-    masked = replace(motion.plans[0], clip=replace(motion.plans[0].clip, valid=valid))
-    motion = replace(motion, plans=(masked, motion.plans[1]))
-    found = find_switches(motion, generated_library(motion), lead_s=0.5)
-    np.testing.assert_array_equal(found.start, [85, 205, 265])  # ten frames are gone, and one switch
-
-
-def test_a_fall_counts_against_its_switch_alone(source):
-    class Falls:
-        """Lies down on purpose: in some rows, from some step on."""
-
-        def __init__(self, rows, step):
-            self.rows, self.left = rows, step
-
-        def act(self, observation):
-            self.left -= 1
-            action = np.zeros((len(observation), 19))
-            action[self.rows] = -4.0 if self.left < 0 else 0.0
-            return action
-
-    motion, task = standing_plans(source), TaskConfig(goal="decoded")
-    kept = evaluate_switches(Falls([], 0), motion, config=task, lead_s=0.2)
-    assert kept["success_rate"] == 1.0 and kept["switches"] == kept["pairs"] == 4 and kept["worst"] == []
-    one = evaluate_switches(Falls([2], 0), motion, config=task, lead_s=0.2)
-    assert one["success_rate"] == 0.75
-    assert one["worst"] == [{"before": "bow", "after": "wave", "failures": 1, "switches": 1}]
-    assert one["success_by_pair"]["wave"] == {"bow": 1.0, "stand": 1.0}
-    assert one["success_by_action"] == {
-        "before": {"bow": 0.0, "stand": 1.0, "wave": 1.0},
-        "after": {"bow": 1.0, "stand": 1.0, "wave": 0.5},
-    }
-    late = evaluate_switches(Falls([2], 69), motion, config=task, lead_s=0.2)  # the next command comes after 70 steps
-    assert late["success_rate"] == 1.0

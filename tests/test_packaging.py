@@ -54,6 +54,8 @@ def test_wheel_holds_only_the_motionlex_root(wheel):
         next(n for n in names if "dist-info" in n).split("/")[0],
     }
     assert "motionlex/data/robots/assets/h1.xml" in names
+    for seed in range(3):
+        assert f"motionlex/controllers/evaluators/builtin/seed_{seed}/weights.safetensors" in names
     assert not any("tests" in name for name in names)
 
 
