@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from motionlex.controllers.conditions import WINDOW, Conditions, path_features, to_local
+from motionlex.controllers.similar_moments import draw_similar, nearest_by_label, usual_change
 from motionlex.data import quaternion
 from motionlex.data.captions import WALKS
 from motionlex.data.clip import MotionClip
@@ -28,6 +29,8 @@ REPLAN_FRAMES = 16
 """Frames of a segment that are executed before the next segment is chosen."""
 LABEL_FRAMES = 24
 """A start is used when its label holds for this many frames: the executed half and what the tracker looks ahead."""
+SIMILAR_FRAMES = 4
+"""Moments are similar when they differ no more than motion usually does within so many frames."""
 TRANSITION_FRAMES = 48
 """A start this soon after a change of label counts as a transition."""
 
@@ -111,6 +114,8 @@ class Corruption:
     """Share of the paths without headings."""
     reconstruction_share: float = 0.5
     """Share of examples whose history comes from the autoencoder instead of the data."""
+    history_exchange: float = 0.5
+    """Share of examples that are given the past of a similar moment of another motion (``similar_moments.py``)."""
     history_noise: float = 0.05
     """Standard deviation of the noise on the history, in standardised units."""
     path_noise: float = 0.02
@@ -125,6 +130,7 @@ NO_CORRUPTION = Corruption(
     walk_exchange=0.0,
     path_dropout=1.0,
     reconstruction_share=0.0,
+    history_exchange=0.0,
     history_noise=0.0,
     path_noise=0.0,
     text_noise=0.0,
@@ -176,6 +182,28 @@ class DistillationSet:
         if not len(self.starts):
             raise UserError("the data carries no action labels: the latent policy needs labelled clips")
         self.weights = self._start_weights()
+        self._similar: Int[np.ndarray, "start label"] | None = None
+
+    @property
+    def similar(self) -> Int[np.ndarray, "start label"]:
+        """For every start the most similar start of each label, by index; -1 where it would take a leap."""
+        if self._similar is None:
+            timeline = self.timeline
+            now, later = (self._still(self.starts + shift) for shift in (0, SIMILAR_FRAMES))
+            self._similar = nearest_by_label(
+                now,
+                timeline.label[self.starts],
+                self.starts,
+                len(timeline.labels),
+                limit=usual_change(now, later),
+                apart=2 * WINDOW,
+            )
+        return self._similar
+
+    def _still(self, frames: Int[np.ndarray, " frame"]) -> Float[np.ndarray, "frame feature"]:
+        """Standardised features of single frames, each in its own heading frame."""
+        local, _ = to_heading(self.timeline.features[frames][:, None])
+        return self.statistics.standardise(local)[:, 0]
 
     def _start_weights(self) -> Float[np.ndarray, " start"]:
         """Rare labels and transitions are drawn more often than their share of time."""
@@ -232,6 +260,7 @@ class DistillationSet:
         corruption: Corruption,
         rng: np.random.Generator,
         has_path: Bool[np.ndarray, " batch"] | None = None,
+        before: Int[np.ndarray, " batch"] | None = None,
     ) -> Conditions:
         """Build the inputs of the policy for some starts.
 
@@ -241,11 +270,13 @@ class DistillationSet:
             corruption: What to withhold and to disturb.
             rng: Source of the corruption.
             has_path: Which starts are shown their path; None draws them.
+            before: Frames whose past is shown; None takes that of the starts themselves.
         """
         timeline, count = self.timeline, len(starts)
-        history = self.history(starts, rng.random(count) < corruption.reconstruction_share)
+        before = starts if before is None else before
+        history = self.history(before, rng.random(count) < corruption.reconstruction_share)
         history = history + corruption.history_noise * rng.standard_normal(history.shape)
-        past = np.maximum(starts[:, None] + np.arange(1 - WINDOW, 1), timeline.run_start[starts][:, None])
+        past = np.maximum(before[:, None] + np.arange(1 - WINDOW, 1), timeline.run_start[before][:, None])
         future = np.minimum(starts[:, None] + np.arange(1, WINDOW + 1), timeline.run_stop[starts][:, None] - 1)
         origin, yaw = timeline.com[starts], timeline.yaw[starts]
         path = path_features(
@@ -260,7 +291,7 @@ class DistillationSet:
         return Conditions(
             history=torch.from_numpy(history).float(),
             text=torch.nn.functional.normalize(text + blur, dim=-1),
-            com_past=torch.from_numpy(to_local(timeline.com[past], origin, yaw)).float(),
+            com_past=torch.from_numpy(to_local(timeline.com[past], timeline.com[before], timeline.yaw[before])).float(),
             path=torch.from_numpy(path).float(),
             has_text=torch.from_numpy(rng.random(count) >= text_dropout),
             has_path=torch.from_numpy(has_path),
@@ -280,7 +311,8 @@ class DistillationSet:
         Returns:
             Conditions and the codes to imitate.
         """
-        starts = rng.choice(self.starts, size=size, p=self.weights)
+        chosen = rng.choice(len(self.starts), size=size, p=self.weights)
+        starts, before = self.starts[chosen], None
         sample = rng.integers(self.codes.shape[1], size=size)
         codes = self.codes[torch.from_numpy(self._row[starts]), torch.from_numpy(sample)].long()
         has_path = rng.random(size) >= corruption.path_dropout
@@ -290,7 +322,10 @@ class DistillationSet:
             any_walk = has_path & np.isin(labels, walks) & (rng.random(size) < corruption.walk_exchange)
             labels = np.where(any_walk, rng.choice(walks, size=size), labels)
         text = captions.draw(labels, rng)
-        return self.conditions(starts, text, corruption, rng, has_path), codes
+        if corruption.history_exchange > 0.0:
+            exchanged = rng.random(size) < corruption.history_exchange
+            before = self.starts[np.where(exchanged, draw_similar(self.similar, chosen, rng), chosen)]
+        return self.conditions(starts, text, corruption, rng, has_path, before), codes
 
 
 @dataclass(frozen=True, kw_only=True)
