@@ -136,7 +136,7 @@ def _attribution(report: Row) -> list[str]:
 
 
 def _prompts(simulated: Row) -> list[str]:
-    if not simulated:
+    if "paraphrase_accuracy" not in simulated:
         return []
     survival = {"mean": simulated.get("survival_30s"), "interval_95": simulated.get("survival_30s_interval_95")}
     return [
