@@ -24,6 +24,8 @@ from motionlex.data.images.transforms import CentreSquare
 
 CROP = 140
 """Side of the square that is kept [pixel]."""
+THREADS = 4
+"""Pictures decoded at once."""
 FOLDER, ARCHIVE, PARTITION = "img_align_celeba", "img_align_celeba.zip", "list_eval_partition.txt"
 SPLITS = ("train", "validation", "test")
 """Splits 0, 1 and 2 of the partition."""
@@ -72,7 +74,7 @@ def load(root: Path | None, size: int, official: Official | None = None) -> Imag
     store = _store(root, places, names, size, official)
     if len(names) != official.images:
         raise UserError(f"{partition} lists {len(names):,} pictures, wanted {official.images:,}")
-    images = StoredImages(store, np.zeros(len(names), np.int64), CentreSquare(CROP, size))
+    images = StoredImages(store, np.zeros(len(names), np.int64), CentreSquare(CROP, size), threads=THREADS)
     parts = {split: Subset(images, np.flatnonzero(splits == number)) for number, split in enumerate(SPLITS)}
     return ImageData(
         name=f"celeba{size}",

@@ -15,19 +15,20 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int
 
 from motionlex.data.errors import UserError
-from motionlex.data.images.class_folders import read_class_folders, read_class_zip, read_shards
+from motionlex.data.images.class_folders import Listing, read_class_folders, read_class_zip, read_shards
 from motionlex.data.images.collection import StoredImages
 from motionlex.data.images.dataset import ImageData, ImageDataset
 from motionlex.data.images.files import find_archives, folders, missing
-from motionlex.data.images.stores import Store, ZipStore
+from motionlex.data.images.stores import ZipStore
 from motionlex.data.images.transforms import RandomResizedCrop, ShortSide
 
 SIZE = 256
 OFFICIAL_IMAGES = 1_281_167
 """Training images of the official set."""
+THREADS = 4
+"""Pictures decoded at once."""
 EVERY = 10
 """One in so many pictures of the excerpt is held out."""
 DOWNLOAD = (
@@ -39,8 +40,6 @@ EXCERPT_DOWNLOAD = (
     "Put a zip of colour pictures there, named imagenet*.zip, with members CLASS_anything.jpg or CLASS/anything.jpg"
 )
 _FOLDERS = ("imagenet", "ImageNet", "ILSVRC2012", "ILSVRC/Data/CLS-LOC")
-Listed = tuple[Store, Int[np.ndarray, " image"], tuple[str, ...]]
-"""Pictures, labels and classes."""
 
 
 def load(root: Path | None) -> ImageData:
@@ -63,8 +62,9 @@ def load(root: Path | None) -> ImageData:
         if shards and not other:
             raise missing("imagenet", place, "shard *val*.tar", DOWNLOAD)
         if shards:
-            listed = [(*read_shards(paths), ()) for paths in (shards, other)]
-            return _data("imagenet", "ImageNet-256", listed[0], listed[1], str(other[0].parent))
+            return _data(
+                "imagenet", "ImageNet-256", *_numbered(read_shards(shards), read_shards(other)), str(other[0].parent)
+            )
     raise missing("imagenet", root, "folder train, nor shard *train*.tar", DOWNLOAD)
 
 
@@ -87,29 +87,39 @@ def load_excerpt(root: Path | None) -> ImageData:
     found = find_archives(folders(root, _FOLDERS), "[iI]mage[nN]et*.zip")
     if not found:
         raise missing("imagenet_excerpt", root, "imagenet*.zip", EXCERPT_DOWNLOAD)
-    store, labels, classes = read_class_zip(found[0])
-    if len(store) < EVERY:
-        raise UserError(f"{found[0]} holds {len(store)} pictures, wanted at least {EVERY}")
-    held = np.arange(len(store)) % EVERY == EVERY - 1
-    parts = [
-        (ZipStore(found[0], [store.members[row] for row in np.flatnonzero(rows)]), labels[rows], classes)
+    listed = read_class_zip(found[0])
+    if len(listed.store) < EVERY:
+        raise UserError(f"{found[0]} holds {len(listed.store)} pictures, wanted at least {EVERY}")
+    held = np.arange(len(listed.store)) % EVERY == EVERY - 1
+    train, test = (
+        Listing(
+            ZipStore(found[0], [listed.store.members[row] for row in np.flatnonzero(rows)]),
+            listed.labels[rows],
+            listed.classes,
+        )
         for rows in (~held, held)
-    ]
-    return _data("imagenet_excerpt", "ImageNet excerpt", parts[0], parts[1], str(found[0]))
+    )
+    return _data("imagenet_excerpt", "ImageNet excerpt", train, test, str(found[0]))
 
 
-def _data(name: str, title: str, train: Listed, test: Listed, where: str) -> ImageData:
-    if train[2] != test[2]:
-        odd = sorted(set(train[2]) ^ set(test[2]))
+def _numbered(train: Listing, test: Listing) -> tuple[Listing, Listing]:
+    """Give both splits the longer list of class numbers."""
+    classes = max(train.classes, test.classes, key=len)
+    return train._replace(classes=classes), test._replace(classes=classes)
+
+
+def _data(name: str, title: str, train: Listing, test: Listing, where: str) -> ImageData:
+    if train.classes != test.classes:
+        odd = sorted(set(train.classes) ^ set(test.classes))
         raise UserError(f"{where}: classes differ from those of the training split, first {odd[0]!r} of {len(odd)}")
-    classes = train[2] or tuple(str(number) for number in range(int(max(train[1].max(), test[1].max())) + 1))
-    grey = len(train[0]) == OFFICIAL_IMAGES
+    grey = len(train.store) == OFFICIAL_IMAGES
+    crop = RandomResizedCrop(SIZE)
     return ImageData(
         name=name,
         title=title,
-        train=StoredImages(train[0], train[1], ShortSide(SIZE), augmentation=RandomResizedCrop(SIZE), grey=grey),
-        test=StoredImages(test[0], test[1], ShortSide(SIZE), grey=grey),
-        classes=classes,
+        train=StoredImages(train.store, train.labels, ShortSide(SIZE), augmentation=crop, grey=grey, threads=THREADS),
+        test=StoredImages(test.store, test.labels, ShortSide(SIZE), grey=grey, threads=THREADS),
+        classes=train.classes,
     )
 
 

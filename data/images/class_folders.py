@@ -5,16 +5,28 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int
 
 from motionlex.data.errors import UserError
 from motionlex.data.images.files import open_tar
-from motionlex.data.images.stores import FolderStore, ShardStore, ZipStore, open_zip
+from motionlex.data.images.stores import FolderStore, ShardStore, Store, ZipStore, open_zip
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 """Ends of the names of pictures, in any case."""
+
+
+class Listing(NamedTuple):
+    """Pictures with their classes."""
+
+    store: Store
+    """The pictures."""
+    labels: Int[np.ndarray, " image"]
+    """Class of each."""
+    classes: tuple[str, ...]
+    """Names of the classes."""
 
 
 def is_picture(name: str) -> bool:
@@ -23,14 +35,14 @@ def is_picture(name: str) -> bool:
     return base.lower().endswith(SUFFIXES) and not base.startswith(".")
 
 
-def read_class_folders(root: Path) -> tuple[FolderStore, Int[np.ndarray, " image"], tuple[str, ...]]:
+def read_class_folders(root: Path) -> Listing:
     """List pictures by class, sub-folders of a class included, in order of their names.
 
     Args:
         root: Folder with one folder per class.
 
     Returns:
-        The pictures, their labels, and the names of the classes.
+        The pictures, class by class.
 
     Raises:
         UserError: If there are no class folders, or one holds no picture; names it.
@@ -48,17 +60,17 @@ def read_class_folders(root: Path) -> tuple[FolderStore, Int[np.ndarray, " image
             raise UserError(f"{root / name} is a class folder without a picture ({', '.join(SUFFIXES)})")
         files += found
         labels += [label] * len(found)
-    return FolderStore(root, files), np.array(labels), tuple(classes)
+    return Listing(FolderStore(root, files), np.array(labels), tuple(classes))
 
 
-def read_class_zip(path: Path) -> tuple[ZipStore, Int[np.ndarray, " image"], tuple[str, ...]]:
+def read_class_zip(path: Path) -> Listing:
     """List the pictures of a zip; the class is the folder, else what comes before the first underscore of a name.
 
     Args:
         path: The archive, e.g. with members ``n01440764_tench.jpg``.
 
     Returns:
-        The pictures in order of their names, their labels, and the names of the classes in order.
+        The pictures in order of their names.
 
     Raises:
         UserError: If it is damaged or holds no pictures.
@@ -70,10 +82,10 @@ def read_class_zip(path: Path) -> tuple[ZipStore, Int[np.ndarray, " image"], tup
     keys = [_class_of(member) for member in members]
     classes = sorted(set(keys))
     numbers = {name: number for number, name in enumerate(classes)}
-    return ZipStore(path, members), np.array([numbers[key] for key in keys]), tuple(classes)
+    return Listing(ZipStore(path, members), np.array([numbers[key] for key in keys]), tuple(classes))
 
 
-def read_shards(shards: Sequence[Path]) -> tuple[ShardStore, Int[np.ndarray, " image"]]:
+def read_shards(shards: Sequence[Path]) -> Listing:
     """Index webdataset shards: plain tar files in which a sample is a picture and a ``.cls`` file of the same stem.
 
     Only places and labels are kept: 24 bytes a picture. The pictures are read where they lie, so that shards may be
@@ -83,7 +95,7 @@ def read_shards(shards: Sequence[Path]) -> tuple[ShardStore, Int[np.ndarray, " i
         shards: The tar files, in order.
 
     Returns:
-        The pictures in order of the shards, and their labels.
+        The pictures in order of the shards; classes have numbers for names, up to the largest that occurs.
 
     Raises:
         UserError: If a shard is compressed or damaged, or a picture lacks its label; names it.
@@ -110,7 +122,7 @@ def read_shards(shards: Sequence[Path]) -> tuple[ShardStore, Int[np.ndarray, " i
         labels += [marks[key] for key in pictures]
     if not places:
         raise UserError(f"{shards[0].parent} has shards without pictures: {shards[0].name}, ...")
-    return ShardStore(shards, np.array(places)), np.array(labels)
+    return Listing(ShardStore(shards, np.array(places)), np.array(labels), tuple(map(str, range(max(labels) + 1))))
 
 
 def _pictures_below(root: Path, name: str) -> list[str]:

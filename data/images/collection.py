@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -86,6 +87,7 @@ class StoredImages(Images):
         transform: Makes every image of one size, as for evaluation.
         augmentation: The same with random crops and flips, for training; None uses ``transform``.
         grey: Whether a grey image is converted to three equal colours instead of refused.
+        threads: Images decoded at once; Pillow lets other threads run meanwhile.
     """
 
     def __init__(
@@ -96,21 +98,39 @@ class StoredImages(Images):
         *,
         augmentation: Transform | None = None,
         grey: bool = False,
+        threads: int = 1,
     ) -> None:
         assert len(store) == len(labels), "every image needs a label"
         super().__init__((transform.size, transform.size, 3), labels)
         self.store, self.transform, self.augmentation, self.grey = store, transform, augmentation, grey
+        self.threads = threads
 
     def read(
         self, rows: Int[np.ndarray, " batch"], generator: torch.Generator | None = None
     ) -> UInt8[np.ndarray, "batch height width colour"]:
-        """Decode some images."""
-        transform = self.transform if generator is None or self.augmentation is None else self.augmentation
+        """Decode some images; each draws from a generator of its own, so that the order of threads does not matter."""
         pixels = np.empty((len(rows), *self.shape), np.uint8)
-        for place, row in zip(pixels, rows.tolist()):
-            name = self.store.name(row)
-            place[:] = np.asarray(transform(decode(self.store.read(row), name, grey=self.grey), name, generator))
+        seeds: list[int | None] = [None] * len(rows)
+        if generator is not None and self.augmentation is not None:
+            seeds = torch.randint(2**62, (len(rows),), generator=generator).tolist()
+
+        def fill(place: int) -> None:
+            pixels[place] = self._decoded(int(rows[place]), seeds[place])
+
+        if self.threads == 1 or len(rows) == 1:
+            for place in range(len(rows)):
+                fill(place)
+        else:
+            with ThreadPoolExecutor(self.threads) as pool:
+                list(pool.map(fill, range(len(rows))))
         return pixels
+
+    def _decoded(self, row: int, seed: int | None) -> UInt8[np.ndarray, "height width colour"]:
+        name = self.store.name(row)
+        picture = decode(self.store.read(row), name, grey=self.grey)
+        if seed is None or self.augmentation is None:
+            return np.asarray(self.transform(picture, name, None))
+        return np.asarray(self.augmentation(picture, name, torch.Generator().manual_seed(seed)))
 
     def digest(self) -> str:
         """Hash names and sizes of the files, the labels and the transforms; reading every file could take hours."""

@@ -116,10 +116,12 @@ def parse_idx(content: bytes, name: str) -> UInt8[np.ndarray, "*shape"]:
             f"{name} is no idx file of bytes: it begins with {content[:4].hex() or 'nothing'}, wanted 000008"
         )
     axes = content[3]
-    shape = tuple(np.frombuffer(content[4 : 4 + 4 * axes], ">u4").tolist())
     values = len(content) - 4 - 4 * axes
-    if len(shape) != axes or values != math.prod(shape):
-        raise UserError(f"{name} has {max(values, 0):,} values for an array {shape}: it is incomplete or damaged")
+    if values < 0:
+        raise UserError(f"{name} ends after {len(content)} bytes, within its header: it is incomplete or damaged")
+    shape = tuple(np.frombuffer(content[4 : 4 + 4 * axes], ">u4").tolist())
+    if values != math.prod(shape):
+        raise UserError(f"{name} has {values:,} values for an array {shape}: it is incomplete or damaged")
     return np.frombuffer(content, np.uint8, offset=4 + 4 * axes).reshape(shape)
 
 

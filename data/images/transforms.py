@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from PIL import Image
@@ -14,6 +14,7 @@ from motionlex.data.errors import UserError
 _ATTEMPTS = 10
 
 
+@runtime_checkable
 class Transform(Protocol):
     """Makes a square picture."""
 
@@ -63,7 +64,7 @@ class CentreSquare:
         if min(wide, high) < self.crop:
             raise UserError(f"{name} has {wide} x {high} pixels, too few for a square of {self.crop}")
         box = _centred(wide, high, self.crop)
-        return picture.resize((self.size, self.size), Image.Resampling.BILINEAR, box=box)
+        return _scaled(picture, box, self.size)
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class ShortSide:
         """Cut and scale."""
         wide, high = picture.size
         box = _centred(wide, high, min(wide, high))
-        return picture.resize((self.size, self.size), Image.Resampling.BILINEAR, box=box)
+        return _scaled(picture, box, self.size)
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ class RandomResizedCrop:
         """Draw, cut and scale."""
         assert generator is not None, "a random crop needs a source of randomness"
         box = self._box(*picture.size, generator)
-        part = picture.resize((self.size, self.size), Image.Resampling.BILINEAR, box=box)
+        part = _scaled(picture, box, self.size)
         mirrored = torch.rand((), generator=generator).item() < 0.5
         return part.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirrored else part
 
@@ -117,6 +118,11 @@ class RandomResizedCrop:
         columns, rows = min(wide, max(1, round(high / self.narrowest))), min(high, max(1, round(wide / self.narrowest)))
         left, top = (wide - columns) // 2, (high - rows) // 2
         return left, top, left + columns, top + rows
+
+
+def _scaled(picture: Image.Image, box: tuple[int, int, int, int], size: int) -> Image.Image:
+    """Cut, then scale: the box argument of Pillow's resize would let pixels outside of it bleed in."""
+    return picture.crop(box).resize((size, size), Image.Resampling.BILINEAR)
 
 
 def _centred(wide: int, high: int, side: int) -> tuple[int, int, int, int]:
