@@ -99,8 +99,17 @@ def _mlp(inputs: int, hidden: tuple[int, ...], outputs: int, last_gain: float) -
     return nn.Sequential(*layers, last)
 
 
+KERNEL, STRIDE, PADDING = 8, 4, 2
+"""Of the convolution over the codes, in tokens."""
+
+
 class CodeFeatures(nn.Module):
-    """Frozen code embedding followed by one convolution over the tokens (DAPS, appendix K)."""
+    """Frozen code embedding followed by one convolution over the tokens (DAPS, appendix K).
+
+    The embedding is frozen, so that a tap of the convolution is a table with one row per code: the layer looks up and
+    adds ``KERNEL`` rows instead of multiplying. While it learns, rows of a batch that show the same segment (control
+    steps of one segment do) are computed once.
+    """
 
     embedding: Tensor
 
@@ -108,12 +117,30 @@ class CodeFeatures(nn.Module):
         """Make the layer; the embedding is filled by :meth:`LowLevelPolicy.set_codebook` or a loaded file."""
         super().__init__()
         self.register_buffer("embedding", torch.zeros(vocabulary, width))
-        self.convolution = nn.Conv1d(width, channels, kernel_size=8, stride=4, padding=2)
+        self.convolution = nn.Conv1d(width, channels, kernel_size=KERNEL, stride=STRIDE, padding=PADDING)
 
     def forward(self, codes: Float[Tensor, "batch token"]) -> Float[Tensor, "batch feature"]:
         """Embed and convolve; indices arrive as floats inside the observation."""
-        embedded = self.embedding[codes.long()].transpose(1, 2)
-        return nn.functional.elu(self.convolution(embedded)).flatten(1)
+        if not (torch.is_grad_enabled() and codes.device.type == "cpu"):
+            return self._convolved(codes)
+        # Sorting numbers is cheaper than sorting rows; should two rows ever share a number, nothing is saved.
+        weights = torch.sin(torch.arange(1.0, codes.shape[1] + 1.0, dtype=torch.float64))
+        numbers, place = torch.unique(codes.double() @ weights, return_inverse=True)
+        first = torch.empty(len(numbers), dtype=torch.long)
+        first[place] = torch.arange(len(codes))
+        different = codes[first]
+        return self._convolved(different)[place] if torch.equal(different[place], codes) else self._convolved(codes)
+
+    def _convolved(self, codes: Float[Tensor, "batch token"]) -> Float[Tensor, "batch feature"]:
+        vocabulary, channels = len(self.embedding), self.convolution.out_channels
+        taps = torch.einsum("vi,oik->kvo", self.embedding, self.convolution.weight).float()
+        nothing = taps.new_zeros(1, channels)  # beyond both ends
+        table = torch.cat((taps.reshape(-1, channels), nothing))
+        shown = nn.functional.pad(codes.long(), (PADDING, PADDING), value=-1).unfold(1, KERNEL, STRIDE)
+        tap = vocabulary * torch.arange(KERNEL, device=codes.device)
+        rows = torch.where(shown < 0, KERNEL * vocabulary, shown + tap)
+        added = nn.functional.embedding_bag(rows.reshape(-1, KERNEL), table, mode="sum") + self.convolution.bias
+        return nn.functional.elu(added.view(len(codes), -1, channels).transpose(1, 2)).flatten(1)
 
 
 class LowLevelPolicy(nn.Module):
