@@ -25,7 +25,7 @@ from motionlex.controllers.evaluation_tracking import evaluate_tracking
 from motionlex.controllers.export import exported_policy
 from motionlex.controllers.low_level_config import select_clips
 from motionlex.controllers.low_level_policy import LowLevelPolicy
-from motionlex.controllers.low_level_setup import build_task, load_low_level_config
+from motionlex.controllers.low_level_setup import build_task, fresh_codes, load_low_level_config
 from motionlex.controllers.motion_classifier import fit_classifier
 from motionlex.controllers.motion_evaluator import load_evaluators, shipped_evaluators
 from motionlex.controllers.stack import bundle_encoder
@@ -40,9 +40,6 @@ from motionlex.motion_vae.checkpoint import CONFIG_FILE
 
 logger = logging.getLogger(__name__)
 Stage = Literal["data", "reconstruction", "generated", "simulated", "tracking", "all"]
-CODE_SEED = 1_618_033_989
-"""Added to --seed for the draws of the codes under --stage tracking: training draws from its own seed and a little more
-(every draw adds 7919), so that it has seen none of these. It fits into the 32 bits that torch takes of a seed."""
 TRACKING = "tracking"
 """Folder of the tracker's own report inside that of all stages."""
 STAGES = ("data", "reconstruction", "generated", "simulated", "tracking")
@@ -214,7 +211,7 @@ def _tracking(folder: Path, flags: EvaluateStackFlags) -> dict[str, Value]:
         clips = tuple(settle(smooth(clip), robot) for clip in clips)
     logger.info("stage tracking")
     library = MotionLibrary(clips, robot, config.task.hz)
-    task, _ = build_task(config, library, "cpu", code_seed=(flags.seed + CODE_SEED) % 2**32)
+    task, _ = build_task(config, library, "cpu", code_seed=fresh_codes(flags.seed))
     report = evaluate_tracking(
         LowLevelPolicy.load(folder) if flags.policy is None else exported_policy(flags.policy, config.task),
         library,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from motionlex.controllers.evaluation_tracking import Report, evaluate_tracking, quick_score
 from motionlex.controllers.low_level_config import LowLevelConfig
 from motionlex.controllers.low_level_policy import LowLevelPolicy
+from motionlex.controllers.low_level_setup import build_task, fresh_codes
 from motionlex.envs.joining import first_part
 from motionlex.envs.task import TrackingTask
 
@@ -16,15 +17,16 @@ def score_policy(task: TrackingTask, policy: LowLevelPolicy, config: LowLevelCon
 
 
 def evaluate_policy(task: TrackingTask, policy: LowLevelPolicy, config: LowLevelConfig, threads: int) -> Report:
-    """Evaluate the trained policy on the data set's part of its library, each segment with its first draw of codes."""
-    library, command = first_part(task.library, task.command)
+    """Evaluate the trained policy on the data set's part of its library, with draws of the codes that are new to it."""
+    library, _ = first_part(task.library, task.command)
+    fresh, _ = build_task(config, library, "cpu", code_seed=fresh_codes(config.seed))
     runs = len(library.run_starts)
     per_run = max(1, min(8, 256 // runs))
     repeats = max(1, 32 // runs)  # few motions: several rollouts of each, from disturbed starts
     return evaluate_tracking(
         policy.eval(),
         library,
-        command,
+        fresh.command,
         robot=task.robot,
         config=config.task,
         per_run=per_run,

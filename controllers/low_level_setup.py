@@ -72,6 +72,15 @@ def input_digests(config: LowLevelConfig, motions: str, generated: GeneratedMoti
     return found
 
 
+def fresh_codes(seed: int) -> int:
+    """Return a seed for draws of the codes that no training with this seed, or one near it, has seen.
+
+    Every draw of a training adds 7919 to its seed; the number here is far from all of them, and the result fits into
+    the 32 bits that torch takes of a seed.
+    """
+    return (seed + 1_618_033_989) % 2**32
+
+
 def build_task(
     config: LowLevelConfig,
     library: MotionLibrary,
