@@ -65,10 +65,17 @@ class LatentPolicyConfig:
     """Width of the text encoder's vectors."""
     words: int = 0
     """Tokens of the memory that are drawn from the word pieces; with 0 only the sentence vector is seen."""
+    path_mm: int = 1000
+    """Length [mm], and angle [mrad], that counts as one in the desired path. Paths of a segment differ by decimetres:
+    in metres they are too small to be heard beside the other conditions."""
+    path_shift: int = 0
+    """Whether (1) the path, like the text, is added to every code as well, so that it must not be overlooked."""
 
     def __post_init__(self) -> None:
         if self.width % self.heads or self.width % 2:
             raise UserError(f"latent policy: width {self.width} must be even and a multiple of {self.heads} heads")
+        if self.path_mm < 1 or self.path_shift not in (0, 1):
+            raise UserError("latent policy: path_mm must be positive, path_shift 0 or 1")
         if min(self.vocabulary, self.tokens, self.features, self.width, self.layers, self.text) < 1 or self.words < 0:
             raise UserError("latent policy: vocabulary, tokens, features, width, layers and text must be positive")
 
@@ -135,6 +142,22 @@ class WordSummary(nn.Module):
         return self.output(merge_heads(answered))
 
 
+class PathShift(nn.Module):
+    """A perceptron from a whole desired path to what is added to every code; nothing where there is no path."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(PATH_CHANNELS * WINDOW, 2 * width), nn.GELU(), nn.Linear(2 * width, width)
+        )
+
+    def forward(
+        self, path: Float[Tensor, "batch frame 4"], has_path: Bool[Tensor, " batch"]
+    ) -> Float[Tensor, "batch width"]:
+        """Return one vector per row."""
+        return self.layers(path.flatten(1)) * has_path[:, None]
+
+
 class ConditionEncoder(nn.Module):
     """Turns the conditions into a short memory: history patches, text, past and desired path."""
 
@@ -142,6 +165,7 @@ class ConditionEncoder(nn.Module):
         super().__init__()
         width = config.width
         self.history = nn.Linear(HISTORY_PATCH * config.features, width)
+        self.metre = 1000.0 / config.path_mm
         self.text = nn.Linear(config.text, TEXT_TOKENS * width)
         self.past = nn.Linear(2 * WINDOW // PAST_TOKENS, width)
         self.path = nn.Linear(PATH_CHANNELS * WINDOW // PATH_TOKENS, width)
@@ -157,13 +181,18 @@ class ConditionEncoder(nn.Module):
         sentence = conditions.text[:, 0]
         return torch.where(conditions.has_text[:, None], sentence * math.sqrt(sentence.shape[1]), self.null_text)
 
+    def scaled_path(self, conditions: Conditions) -> Float[Tensor, "batch frame 4"]:
+        """Return the desired path in its units; the flag of the heading stays a flag."""
+        path = conditions.path
+        return torch.cat([path[..., :-1] * self.metre, path[..., -1:]], dim=-1)
+
     def forward(self, conditions: Conditions) -> Float[Tensor, "batch memory width"]:
         """Return one memory per row."""
         batch = conditions.history.shape[0]
         history = self.history(conditions.history.reshape(batch, WINDOW // HISTORY_PATCH, -1))
         text = self.text(self.text_or_null(conditions)).view(batch, TEXT_TOKENS, -1)
         past = self.past(conditions.com_past.reshape(batch, PAST_TOKENS, -1))
-        path = self.path(conditions.path.reshape(batch, PATH_TOKENS, -1))
+        path = self.path(self.scaled_path(conditions).reshape(batch, PATH_TOKENS, -1))
         path = torch.where(conditions.has_path[:, None, None], path, self.null_path)
         parts = [history, text, past, path]
         if self.words is not None:
@@ -185,6 +214,7 @@ class LatentPolicy(nn.Module):
         self.config = config
         self.conditions = ConditionEncoder(config)
         self.text_shift = nn.Linear(config.text, config.width)
+        self.path_shift = PathShift(config.width) if config.path_shift else None
         self.code = nn.Embedding(config.vocabulary + 1, config.width)
         self.blocks = nn.ModuleList(DecoderBlock(config.transformer) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.width)
@@ -192,8 +222,11 @@ class LatentPolicy(nn.Module):
         self.register_buffer("positions", sinusoidal_positions(config.tokens, config.width), persistent=False)
 
     def _offsets(self, conditions: Conditions) -> Float[Tensor, "batch token width"]:
-        """What is added to every code: its position, and the text, which must not be overlooked."""
-        return self.positions + self.text_shift(self.conditions.text_or_null(conditions))[:, None]
+        """What is added to every code: its position, and text and path, which must not be overlooked."""
+        shift = self.text_shift(self.conditions.text_or_null(conditions))
+        if self.path_shift is not None:
+            shift = shift + self.path_shift(self.conditions.scaled_path(conditions), conditions.has_path)
+        return self.positions + shift[:, None]
 
     def logits(
         self, conditions: Conditions, codes: Int[Tensor, "batch token"]
@@ -278,7 +311,12 @@ class LatentPolicy(nn.Module):
         try:
             with safe_open(path, framework="pt") as stream:
                 header = stream.metadata() or {}
-            later = {"text", "words"}  # younger than the format: policies without them have the defaults
+            later = {
+                "text",
+                "words",
+                "path_mm",
+                "path_shift",
+            }  # younger than the format: policies without them have the defaults
             names = [name for name in LatentPolicyConfig.__annotations__ if name in header or name not in later]
             policy = cls(LatentPolicyConfig(**{name: int(header[name]) for name in names}))
             policy.load_state_dict(load_file(path))
