@@ -104,6 +104,9 @@ def test_a_missing_set_says_what_to_get_and_where(name, tmp_path, monkeypatch):
     monkeypatch.setenv("MOTIONLEX_IMAGES", str(tmp_path / "none"))
     with pytest.raises(UserError, match=r"no such folder: .*none\. \w+"):
         load_image_dataset(name)
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="file is a file; wanted the folder"):
+        load_image_dataset(name, tmp_path / "file")
     download = get_image_dataset(name).download
     with pytest.raises(UserError) as caught:
         load_image_dataset(name, tmp_path)
@@ -359,7 +362,9 @@ def class_folders(root):
 
 
 def test_class_folders(tmp_path):
-    data = load_image_dataset("imagenet", class_folders(tmp_path / "imagenet").parent)
+    root = class_folders(tmp_path / "imagenet")
+    write(root, {"ILSVRC2012_img_train.tar": b"the official archive, unpacked and left there"})
+    data = load_image_dataset("imagenet", tmp_path)
     assert data.classes == ("n01", "n02", "n03") and data.shape == (256, 256, 3)
     assert data.train.labels.tolist() == [0, 0, 1, 1, 1, 2, 2, 2, 2]
     assert data.test.read(np.array([4]))[0, 100, 200].tolist() == [80, 0, 255]

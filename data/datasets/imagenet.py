@@ -27,6 +27,8 @@ from motionlex.data.images.transforms import RandomResizedCrop, ShortSide
 SIZE = 256
 OFFICIAL_IMAGES = 1_281_167
 """Training images of the official set."""
+DOWNLOADED = "ILSVRC2012_img_"
+"""Beginning of the official archives, which are no shards."""
 THREADS = 4
 """Pictures decoded at once."""
 EVERY = 10
@@ -51,7 +53,7 @@ def load(root: Path | None) -> ImageData:
     assert root is not None, "ImageNet is read from a folder"
     places = folders(root, _FOLDERS)
     for place in places:
-        if (place / "train").is_dir() and not tuple(find_shards(place, "train")):
+        if (place / "train").is_dir() and not find_shards(place, "train"):
             train = read_class_folders(place / "train")
             held_out = next((place / name for name in ("val", "validation", "test") if (place / name).is_dir()), None)
             if held_out is None:
@@ -74,7 +76,8 @@ def find_shards(place: Path, split: str) -> list[Path]:
     below = [folder for folder in sorted(place.iterdir()) if folder.is_dir()]
     found = [*place.glob(pattern), *(path for folder in below for path in folder.glob(pattern))]
     packed = [path for end in (".gz", ".zst", ".xz") for path in place.glob(pattern + end)]
-    return sorted((path for path in (*found, *packed) if path.is_file()), key=lambda path: path.name)
+    files = [path for path in (*found, *packed) if path.is_file() and not path.name.startswith(DOWNLOADED)]
+    return sorted(files, key=lambda path: path.name)
 
 
 def load_excerpt(root: Path | None) -> ImageData:

@@ -94,6 +94,8 @@ def load_image_dataset(name: str, root: Path | None = None) -> ImageData:
             )
         root = Path(value)
     root = root.expanduser()
+    if root.is_file():
+        raise UserError(f"data set {name!r}: {root} is a file; wanted the folder that holds it")
     if not root.is_dir():
         raise UserError(f"data set {name!r}: no such folder: {root}. {dataset.download}")
     return dataset.load(root)
