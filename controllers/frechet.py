@@ -8,43 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
+from motionlex.motion_vae.frechet import frechet_distance, moments
+
 PER_ACTION = 3
 """Windows of every action in one draw."""
-
-
-def moments(
-    features: Float[np.ndarray, "window dimension"],
-) -> tuple[Float[np.ndarray, " dimension"], Float[np.ndarray, "dimension dimension"]]:
-    """Return mean and unbiased covariance."""
-    return features.mean(axis=0), np.cov(features, rowvar=False)
-
-
-def frechet_distance(
-    mean: Float[np.ndarray, " dimension"],
-    covariance: Float[np.ndarray, "dimension dimension"],
-    other_mean: Float[np.ndarray, " dimension"],
-    other_covariance: Float[np.ndarray, "dimension dimension"],
-) -> float:
-    r"""Distance of two Gaussians.
-
-    .. math:: d = \lVert \mu_1 - \mu_2 \rVert^2 + \mathrm{tr}\bigl(C_1 + C_2 - 2 (C_1^{1/2} C_2 C_1^{1/2})^{1/2}\bigr)
-
-    Args:
-        mean: mu_1.
-        covariance: C_1, symmetric and positive semi-definite up to rounding.
-        other_mean: mu_2.
-        other_covariance: C_2.
-
-    Returns:
-        The squared 2-Wasserstein distance, at least 0.
-    Source: Dowson and Landau 1982; Heusel et al. 2017.
-    """
-    values, vectors = np.linalg.eigh(covariance)
-    root = (vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T
-    cross = np.sqrt(np.maximum(np.linalg.eigvalsh(root @ other_covariance @ root), 0.0)).sum()
-    difference = mean - other_mean
-    distance = difference @ difference + np.trace(covariance) + np.trace(other_covariance) - 2.0 * cross
-    return float(max(distance, 0.0))
 
 
 def mean_distance(features: Float[np.ndarray, "window dimension"]) -> float:
