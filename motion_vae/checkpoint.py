@@ -128,18 +128,32 @@ def load_run(path: str | Path, device: str | torch.device = "cpu") -> TrainedAut
     """
     folder = Path(path)
     config = load_config(folder)
-    tensors = _read_weights(folder / WEIGHTS_FILE)
+    model, tensors = load_model(folder, config, device)
     statistics = FeatureStatistics.from_dict(
         {name.removeprefix(_STATISTICS): t.numpy() for name, t in tensors.items() if name.startswith(_STATISTICS)}
     )
+    return TrainedAutoencoder(model=model, statistics=statistics, config=config, meta=read_json(folder / META_FILE))
+
+
+def load_model(
+    folder: Path, config: RunConfig, device: str | torch.device = "cpu"
+) -> tuple[DiscreteAutoencoder, dict[str, Tensor]]:
+    """Read weights.safetensors of a run on any kind of data.
+
+    Returns:
+        The model in evaluation mode, without gradients, and all tensors of the file.
+
+    Raises:
+        UserError: If the file is missing or damaged, or does not fit the configuration.
+    """
+    tensors = _read_weights(folder / WEIGHTS_FILE)
     model = config.build()
     state = {name.removeprefix(_MODEL): value for name, value in tensors.items() if name.startswith(_MODEL)}
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
         raise UserError(f"weights in {folder} do not fit {CONFIG_FILE}: {error}") from error
-    model = model.to(device).eval().requires_grad_(False)
-    return TrainedAutoencoder(model=model, statistics=statistics, config=config, meta=read_json(folder / META_FILE))
+    return model.to(device).eval().requires_grad_(False), tensors
 
 
 def load_config(folder: Path) -> RunConfig:
@@ -187,10 +201,11 @@ def load_state(folder: Path) -> dict[str, object]:
         raise UserError(f"{folder / STATE_FILE} is damaged: {error}") from error
 
 
-def save_weights(folder: Path, model: DiscreteAutoencoder, statistics: FeatureStatistics) -> None:
-    """Write weights.safetensors: tensors ``model.*`` and ``statistics.*``."""
+def save_weights(folder: Path, model: DiscreteAutoencoder, statistics: FeatureStatistics | None) -> None:
+    """Write weights.safetensors: tensors ``model.*``, and ``statistics.*`` where the data are motion."""
     tensors = {_MODEL + name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    tensors |= {_STATISTICS + name: torch.from_numpy(np.array(a)) for name, a in statistics.to_dict().items()}
+    if statistics is not None:
+        tensors |= {_STATISTICS + name: torch.from_numpy(np.array(a)) for name, a in statistics.to_dict().items()}
     write_bytes(folder / WEIGHTS_FILE, safetensors.torch.save(tensors, metadata={"format": "motionlex-vae-1"}))
 
 

@@ -20,7 +20,8 @@ from motionlex.motion_vae.checkpoint import RunConfig
 from motionlex.motion_vae.compilation import capture_samplers, compile_networks
 from motionlex.motion_vae.contract import DiscreteAutoencoder
 from motionlex.motion_vae.registry import PlainValue, domain_from_plain, domain_to_plain, get_preset, override, to_plain
-from motionlex.motion_vae.trainer import NonFiniteLossError, Trainer, TrainingState, resolve_device
+from motionlex.motion_vae.run_loop import train_to
+from motionlex.motion_vae.trainer import Trainer, TrainingState, resolve_device
 from motionlex.motion_vae.trajectories.domain import TrajectoryDomain
 from motionlex.motion_vae.validation import held_out_score
 
@@ -214,43 +215,20 @@ def _train(
     meta: Mapping[str, PlainValue],
     flags: TrainFlags,
 ) -> dict[str, PlainValue]:
-    first, seconds, ranks = trainer.steps, trainer.seconds, distributed.world_size()
-    writer = None
+    ranks = distributed.world_size()
     if distributed.rank() == 0:
-        from torch.utils.tensorboard import SummaryWriter  # slow to import, wanted only here
-
         size = sum(parameter.numel() for parameter in trainer.model.parameters())
         logger.info(
-            f"{folder}: {config.method}, {size:,} parameters, {len(source.starts):,} segments, step {first}"
+            f"{folder}: {config.method}, {size:,} parameters, {len(source.starts):,} segments, step {trainer.steps}"
             + (f", {ranks} ranks" if ranks > 1 else "")
         )
-        writer = SummaryWriter(str(folder / "tensorboard"), purge_step=first + 1)
-    try:
-        metrics = trainer.run(
-            config.optimisation.steps,
-            save=lambda current: _save(folder, current, source, meta),
-            checkpoint_steps=flags.checkpoint_steps,
-            writer=writer,
-        )
-    except NonFiniteLossError as error:
-        if distributed.rank() != 0:
-            raise
-        path = folder / f"non_finite_batch_step_{error.steps}.pt"
-        torch.save({"batch": error.batch.cpu(), "terms": error.terms, "steps": error.steps}, path)
-        raise error.dumped(path) from error
-    finally:
-        if writer is not None:
-            writer.close()
-    done, taken = max(trainer.steps - first, 1), trainer.seconds - seconds
-    return {
-        "run": str(folder),
-        "steps": trainer.steps,
-        "seconds": trainer.seconds,
-        "seconds_per_step": taken / done,
-        "samples_per_s": config.optimisation.batch * (trainer.steps - first) / taken if taken > 0.0 else 0.0,
-        "ranks": ranks,
-        **metrics,
-    }
+    return train_to(
+        folder,
+        trainer,
+        steps=config.optimisation.steps,
+        save=lambda current: _save(folder, current, source, meta),
+        checkpoint_steps=flags.checkpoint_steps,
+    )
 
 
 def _save(folder: Path, trainer: Trainer, source: SegmentSource, meta: Mapping[str, PlainValue]) -> None:
