@@ -20,9 +20,11 @@ from motionlex.data.features import compute_features, features_to_state, rotate_
 from motionlex.data.kinematics import ForwardKinematics
 from motionlex.motion_vae.checkpoint import TrainedAutoencoder
 
-METRES_PER_RADIAN = 0.3
-"""What a wrong heading counts when candidates are compared [m/rad]: half a second of walking in a direction that is
-wrong by 1 rad leads about so far away."""
+METRES_PER_RADIAN = 0.5
+"""What a wrong heading counts when candidates are compared [m/rad]: about a second of walking in a direction that is
+wrong by 1 rad leads so far away."""
+COMPARED_FRAMES = 24
+"""Frames that candidates are compared over: the executed half and half of the rest."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,7 +158,7 @@ class Planner:
         self, features: Float[np.ndarray, "candidate frame feature"], path: DesiredPath
     ) -> Float[np.ndarray, " candidate"]:
         """How far decoded segments would stray from a path [m], averaged over their frames."""
-        qpos, _ = self._placed(features)
+        qpos, _ = self._placed(features[:, : COMPARED_FRAMES + 1])
         count, frames, size = qpos.shape
         com = self._kinematics(qpos.reshape(-1, size)).com[:, :2].reshape(count, frames, 2)
         # Frame 0 is the present, where the path's first point is one frame ahead of it.

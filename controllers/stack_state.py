@@ -27,7 +27,7 @@ class StackConfig:
     """Frames over which a new segment fades in."""
     catch_up_s: float = 0.6
     """Time constant with which a desired path leads the robot back to it [s]."""
-    max_error: float = 0.4
+    max_error: float = 0.3
     """Largest distance to the path that is made up for at once [m]."""
     max_turn_error: float = 0.5
     """The same for the heading [rad]."""
