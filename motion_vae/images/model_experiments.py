@@ -1,0 +1,128 @@
+"""Experiments that train models: the rows of a table become jobs, their results the table.
+
+Images of the size of a paper's set get its setting. The built-in digits (8 x 8, grey) get the setting ``tiny`` with the
+paper's likelihood: they show that everything works, and their numbers say nothing about the paper's.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from motionlex.data.errors import UserError
+from motionlex.motion_vae.images.jobs import Experiment, Finished, Options, Report, TrainingJob
+from motionlex.motion_vae.images.presets import image_preset
+from motionlex.motion_vae.images.recipes import Recipe
+from motionlex.motion_vae.images.settings import SETTINGS
+from motionlex.motion_vae.images.tables import Measure, TableLayout, report_models
+
+TINY = "tiny"
+Drawer = Callable[[Options, Sequence[Finished], Path], Sequence[Path]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One model of a table."""
+
+    name: str
+    """In the table."""
+    slug: str
+    """In names of folders."""
+    method: str
+    """In the registry."""
+    changes: tuple[str, ...] = ()
+    """Of the setting's recipe, as ``name=value``."""
+    tiny_changes: tuple[str, ...] | None = None
+    """Those on the built-in digits, where they differ."""
+    paper: dict[str, float] = field(default_factory=dict)
+    """The paper's values by key of evaluation.json."""
+
+
+def experiment(
+    name: str,
+    summary: str,
+    *,
+    setting: str,
+    data: str,
+    rows: Sequence[Row],
+    measures: tuple[Measure, ...],
+    notes: tuple[str, ...] = (),
+    resampled: bool = False,
+    draw: Drawer | None = None,
+) -> Experiment:
+    """Make an experiment of the rows of a table.
+
+    Args:
+        name: What the user types.
+        summary: One line for listings.
+        setting: For images of the size of the paper's.
+        data: The paper's data set.
+        rows: The models.
+        measures: Columns.
+        notes: What a reader of the table must know.
+        resampled: Whether black and white are drawn anew at every reading.
+        draw: Draws further figures.
+    """
+    layout = TableLayout(
+        title=summary,
+        measures=measures,
+        paper={row.name: row.paper for row in rows},
+        paper_data=data,
+        notes=notes,
+    )
+    return Experiment(
+        name=name,
+        summary=summary,
+        data=data,
+        jobs=partial(_jobs, rows, setting, resampled),
+        report=partial(_report, layout, draw),
+    )
+
+
+def _jobs(rows: Sequence[Row], setting: str, resampled: bool, options: Options) -> tuple[TrainingJob, ...]:
+    chosen = _setting_for(setting, options)
+    jobs = []
+    for row in rows:
+        changes = row.changes if row.tiny_changes is None or chosen != TINY else row.tiny_changes
+        steps = options.steps or image_preset(row.method, chosen)[0].optimisation.steps
+        for seed in options.seeds:
+            recipe = Recipe(
+                method=row.method,
+                setting=chosen,
+                data=options.data,
+                data_root=options.data_root,
+                family=SETTINGS[setting].domain.likelihood_config.family,
+                resampled=resampled,
+                changes=changes,
+                width=options.width,
+                batch=options.batch,
+                steps=steps,
+                seed=seed,
+            )
+            jobs.append(TrainingJob(row=row.name, slug=row.slug, recipe=recipe, images=options.images))
+    return tuple(jobs)
+
+
+def _setting_for(setting: str, options: Options) -> str:
+    """The paper's setting for images of its size, ``tiny`` for the built-in digits.
+
+    Raises:
+        UserError: On images of another size.
+    """
+    for name in (setting, TINY):
+        domain = SETTINGS[name].domain
+        if (*domain.grid, domain.channels) == options.shape:
+            return name
+    wanted = " x ".join(map(str, (*SETTINGS[setting].domain.grid, SETTINGS[setting].domain.channels)))
+    raise UserError(
+        f"--data {options.data}: its images are of {' x '.join(map(str, options.shape))}, this experiment is for "
+        f"images of {wanted}, or for the built-in digits"
+    )
+
+
+def _report(
+    layout: TableLayout, draw: Drawer | None, options: Options, finished: Sequence[Finished], folder: Path
+) -> Report:
+    text, plain, files = report_models(layout, options, finished, folder)
+    further = [] if draw is None else draw(options, finished, folder)
+    return text, plain, [*files, *further]
