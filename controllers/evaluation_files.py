@@ -172,7 +172,7 @@ def _paths(simulated: Row) -> list[str]:
         "",
         f"| | whole time | from {paths['from_s']:g} s on |",
         "|---|---|---|",
-        *(f"| {title} | {cell(paths.get(key), 1, n)} | {cell(settled.get(key), 1, n)} |" for title, key, n in rows),
+        *(f"| {title} | {cell(paths.get(key), 1.0, n)} | {cell(settled.get(key), 1.0, n)} |" for title, key, n in rows),
         "",
     ]
 
@@ -195,7 +195,7 @@ def _sensitivity(simulated: Row) -> list[str]:
         f"{cell(shuffled.get('accuracy_of_given'), 100.0, 1)} % as the given one; {shuffled['falls']} falls in "
         f"{shuffled['prompts']}",
         f"* no words at all: {seen}; {empty['falls']} falls in {empty['rollouts']}, "
-        f"{cell(empty.get('mean_distance_m'), 1, 2)} m on average",
+        f"{cell(empty.get('mean_distance_m'), 1.0, 2)} m on average",
         f"* prompts that the library does not hold: {cell(foreign.get('refused'), 100.0, 1)} % refused (similarity "
         f"below {foreign['threshold']:g}); held-out captions refused: {cell(foreign.get('own_refused'), 100.0, 1)} %",
         *([f"* obeyed all the same: {obeyed}"] if obeyed else []),
@@ -220,7 +220,7 @@ def _switches(simulated: Row) -> list[str]:
     ]
     for title, key, digits in rows:
         values = section(found, key)
-        cells = [cell(values.get(name), 1, digits) for name in ("median", "p95", "largest")]
+        cells = [cell(values.get(name), 1.0, digits) for name in ("median", "p95", "largest")]
         lines.append(f"| {title} | " + " | ".join(cells) + " |")
     return [*lines, ""]
 
@@ -232,7 +232,7 @@ def _tracking(tracking: Row) -> list[str]:
         "## Tracker alone",
         "",
         f"{cell(tracking.get('success_rate'), 100.0, 1)} % of rollouts on held-out clips succeed, "
-        f"{cell(tracking.get('keypoint_error_local_mm'), 1, 1)} mm local key-point error; more in tracking/.",
+        f"{cell(tracking.get('keypoint_error_local_mm'), 1.0, 1)} mm local key-point error; more in tracking/.",
         "",
     ]
 

@@ -80,9 +80,20 @@ def run_cli(
     return 0
 
 
+class _Stderr(logging.Handler):
+    """Writes to what is standard error now: who calls commands as functions may exchange it between two of them."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one line."""
+        try:
+            print(self.format(record), file=sys.stderr, flush=True)
+        except (OSError, ValueError):  # nobody reads any more, or it was closed
+            self.handleError(record)
+
+
 def start_logging() -> None:
     """Send progress lines to stderr, without the chatter of libraries."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[_Stderr()])
     for chatty in ("httpx", "OpenGL", "matplotlib"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
 
