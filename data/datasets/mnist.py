@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from motionlex.data.images.dataset import ImageData, ImageDataset
 from motionlex.data.images.idx import IdxSet
 
 MNIST = IdxSet(
@@ -25,17 +22,4 @@ MNIST = IdxSet(
     },
     counts={"train": 60_000, "test": 10_000},
 )
-
-
-def load(root: Path | None) -> ImageData:
-    """Load MNIST; see ``load_image_dataset``."""
-    assert root is not None, "MNIST is read from a folder"
-    return MNIST.load(root)
-
-
-DATASET = ImageDataset(
-    name="mnist",
-    description="MNIST, idx files, also gzipped or inside a tar.gz (70,000 grey images of 28 x 28)",
-    load=load,
-    download=MNIST.download,
-)
+DATASET = MNIST.dataset("MNIST, idx files, also gzipped or inside a tar.gz (70,000 grey images of 28 x 28)")

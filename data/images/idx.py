@@ -15,7 +15,7 @@ from jaxtyping import UInt8
 
 from motionlex.data.errors import UserError
 from motionlex.data.images.collection import ArrayImages
-from motionlex.data.images.dataset import ImageData
+from motionlex.data.images.dataset import ImageData, ImageDataset
 from motionlex.data.images.files import digest_of, find_archives, find_file, folders, missing, read_members, wrong_sum
 
 FILES = {
@@ -55,12 +55,21 @@ class IdxSet:
     counts: Mapping[str, int]
     """Images of every split."""
 
-    def load(self, root: Path) -> ImageData:
+    def dataset(self, description: str) -> ImageDataset:
+        """Return what a data set file contributes.
+
+        Args:
+            description: One line for listings.
+        """
+        return ImageDataset(name=self.name, description=description, load=self.load, download=self.download)
+
+    def load(self, root: Path | None) -> ImageData:
         """Read all of it.
 
         Raises:
             UserError: If a file is missing, damaged or not the official one; names it.
         """
+        assert root is not None, f"{self.title} is read from a folder"
         contents = self._contents(root)
         splits = {}
         for split, (images, labels) in FILES.items():
