@@ -40,6 +40,9 @@ HISTORY_PATCH = 2
 TEXT_TOKENS = 2
 PAST_TOKENS = 1
 PATH_TOKENS = 2
+PATH_UNIT = 0.2
+"""Length [m], and angle [rad], that counts as one in the desired path. Paths of a segment differ by decimetres: in
+metres they are too small to be heard beside the other conditions."""
 MEMORY_TOKENS = WINDOW // HISTORY_PATCH + TEXT_TOKENS + PAST_TOKENS + PATH_TOKENS
 
 
@@ -65,17 +68,10 @@ class LatentPolicyConfig:
     """Width of the text encoder's vectors."""
     words: int = 0
     """Tokens of the memory that are drawn from the word pieces; with 0 only the sentence vector is seen."""
-    path_mm: int = 1000
-    """Length [mm], and angle [mrad], that counts as one in the desired path. Paths of a segment differ by decimetres:
-    in metres they are too small to be heard beside the other conditions."""
-    path_shift: int = 0
-    """Whether (1) the path, like the text, is added to every code as well, so that it must not be overlooked."""
 
     def __post_init__(self) -> None:
         if self.width % self.heads or self.width % 2:
             raise UserError(f"latent policy: width {self.width} must be even and a multiple of {self.heads} heads")
-        if self.path_mm < 1 or self.path_shift not in (0, 1):
-            raise UserError("latent policy: path_mm must be positive, path_shift 0 or 1")
         if min(self.vocabulary, self.tokens, self.features, self.width, self.layers, self.text) < 1 or self.words < 0:
             raise UserError("latent policy: vocabulary, tokens, features, width, layers and text must be positive")
 
@@ -165,7 +161,6 @@ class ConditionEncoder(nn.Module):
         super().__init__()
         width = config.width
         self.history = nn.Linear(HISTORY_PATCH * config.features, width)
-        self.metre = 1000.0 / config.path_mm
         self.text = nn.Linear(config.text, TEXT_TOKENS * width)
         self.past = nn.Linear(2 * WINDOW // PAST_TOKENS, width)
         self.path = nn.Linear(PATH_CHANNELS * WINDOW // PATH_TOKENS, width)
@@ -181,10 +176,11 @@ class ConditionEncoder(nn.Module):
         sentence = conditions.text[:, 0]
         return torch.where(conditions.has_text[:, None], sentence * math.sqrt(sentence.shape[1]), self.null_text)
 
-    def scaled_path(self, conditions: Conditions) -> Float[Tensor, "batch frame 4"]:
-        """Return the desired path in its units; the flag of the heading stays a flag."""
+    @staticmethod
+    def scaled_path(conditions: Conditions) -> Float[Tensor, "batch frame 4"]:
+        """Return the desired path in units of ``PATH_UNIT``; the flag of the heading stays a flag."""
         path = conditions.path
-        return torch.cat([path[..., :-1] * self.metre, path[..., -1:]], dim=-1)
+        return torch.cat([path[..., :-1] / PATH_UNIT, path[..., -1:]], dim=-1)
 
     def forward(self, conditions: Conditions) -> Float[Tensor, "batch memory width"]:
         """Return one memory per row."""
@@ -214,7 +210,7 @@ class LatentPolicy(nn.Module):
         self.config = config
         self.conditions = ConditionEncoder(config)
         self.text_shift = nn.Linear(config.text, config.width)
-        self.path_shift = PathShift(config.width) if config.path_shift else None
+        self.path_shift = PathShift(config.width)
         self.code = nn.Embedding(config.vocabulary + 1, config.width)
         self.blocks = nn.ModuleList(DecoderBlock(config.transformer) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.width)
@@ -223,9 +219,8 @@ class LatentPolicy(nn.Module):
 
     def _offsets(self, conditions: Conditions) -> Float[Tensor, "batch token width"]:
         """What is added to every code: its position, and text and path, which must not be overlooked."""
-        shift = self.text_shift(self.conditions.text_or_null(conditions))
-        if self.path_shift is not None:
-            shift = shift + self.path_shift(self.conditions.scaled_path(conditions), conditions.has_path)
+        text = self.text_shift(self.conditions.text_or_null(conditions))
+        shift = text + self.path_shift(self.conditions.scaled_path(conditions), conditions.has_path)
         return self.positions + shift[:, None]
 
     def logits(
@@ -311,14 +306,7 @@ class LatentPolicy(nn.Module):
         try:
             with safe_open(path, framework="pt") as stream:
                 header = stream.metadata() or {}
-            later = {
-                "text",
-                "words",
-                "path_mm",
-                "path_shift",
-            }  # younger than the format: policies without them have the defaults
-            names = [name for name in LatentPolicyConfig.__annotations__ if name in header or name not in later]
-            policy = cls(LatentPolicyConfig(**{name: int(header[name]) for name in names}))
+            policy = cls(LatentPolicyConfig(**{name: int(header[name]) for name in LatentPolicyConfig.__annotations__}))
             policy.load_state_dict(load_file(path))
         except (KeyError, RuntimeError, ValueError, SafetensorError) as error:
             raise UserError(f"{path} holds no readable latent policy: {error}") from error

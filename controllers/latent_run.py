@@ -142,6 +142,7 @@ def _create(flags: HighLevelFlags) -> dict[str, PlainValue]:
 
 def _resume(flags: HighLevelFlags, folder: Path) -> dict[str, PlainValue]:
     config = load_high_level_config(folder)
+    checkpoint.check_complete(config, folder)
     _check_unchanged(flags, config)
     state = checkpoint.load_state(folder)
     meta = checkpoint.read_json(folder / checkpoint.META_FILE)

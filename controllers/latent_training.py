@@ -295,8 +295,6 @@ def build_policy(task: LatentTask, autoencoder: TrainedAutoencoder) -> LatentPol
         layers=task.layers,
         heads=task.heads,
         words=task.words,
-        path_mm=200,
-        path_shift=1,
         text=bert_width(task.text_encoder),
     )
     with torch.random.fork_rng(devices=[]):

@@ -25,6 +25,7 @@ def resumed(flags: LowLevelFlags, folder: Path) -> tuple[LowLevelConfig, dict[st
         UserError: If the folder is no run, or a flag contradicts it.
     """
     config = load_low_level_config(folder)
+    checkpoint.check_complete(config, folder)
     check_unchanged(flags, config)
     return replace(config, steps=flags.steps or config.steps), checkpoint.read_json(folder / checkpoint.META_FILE)
 

@@ -187,6 +187,35 @@ def read_config(kind: type[Config], values: Mapping[str, PlainValue], folder: Pa
         raise UserError(f"{folder} is not a run of {command}, or its {CONFIG_FILE} is damaged: {error}") from error
 
 
+def check_complete(config: object, folder: Path) -> None:
+    """Refuse to resume a run of an older version, whose config.json does not say how it was trained in every respect.
+
+    Loading fills a missing setting with its default, which is harmless to use and wrong to train on with.
+
+    Args:
+        config: The run's configuration as it was loaded.
+        folder: The run.
+
+    Raises:
+        UserError: If config.json lacks a setting; the message names those that are missing.
+    """
+    missing = _missing(to_plain(config), read_json(folder / CONFIG_FILE), "")
+    if missing:
+        raise UserError(
+            f"{folder} cannot be resumed: it is of an older version, which knew no {', '.join(missing)}. "
+            "Resume it with that version, or start anew (a run of train_lowlevel can start from it: --init)"
+        )
+
+
+def _missing(wanted: Mapping[str, PlainValue], got: Mapping[str, PlainValue], prefix: str) -> list[str]:
+    names = [prefix + name for name in wanted if name not in got]
+    for name, value in wanted.items():
+        found = got.get(name)
+        if isinstance(value, dict) and isinstance(found, dict):
+            names += _missing(value, found, f"{prefix}{name}.")
+    return names
+
+
 def load_state(folder: Path) -> dict[str, object]:
     """Read the training state of a run.
 

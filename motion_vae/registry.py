@@ -11,7 +11,7 @@ import torch
 
 import motionlex.motion_vae
 from motionlex.data.errors import UserError, unknown_name
-from motionlex.data.registry import sibling_members
+from motionlex.data.registry import find_by_name, sibling_members
 from motionlex.motion_vae.contract import DiscreteAutoencoder, Method, Preset
 from motionlex.motion_vae.domain import Domain
 
@@ -32,10 +32,7 @@ def get_method(name: str) -> Method:
     Raises:
         UserError: If there is none of that name; the message lists what exists.
     """
-    for method in _methods():
-        if method.name == name:
-            return method
-    raise unknown_name("method", name, available_methods(), "motion_vae/methods/")
+    return find_by_name(_methods(), name, kind="method", where="motion_vae/methods/")
 
 
 def get_preset(method: str, name: str) -> Preset:

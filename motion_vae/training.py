@@ -153,6 +153,7 @@ def _create(flags: TrainFlags, device: torch.device) -> dict[str, PlainValue]:
 
 def _resume(flags: TrainFlags, folder: Path, device: torch.device) -> dict[str, PlainValue]:
     config = checkpoint.load_config(folder)
+    checkpoint.check_complete(config, folder)
     _check_unchanged(flags, config)
     state = checkpoint.load_state(folder)
     meta = checkpoint.read_json(folder / checkpoint.META_FILE)

@@ -90,19 +90,15 @@ def test_withheld_text_and_path_are_not_seen():
         torch.testing.assert_close(policy.logits(withheld, codes), policy.logits(other, codes), atol=0, rtol=0)
 
 
-@pytest.mark.parametrize("shift", [0, 1])
-def test_the_unit_of_a_path_scales_lengths_and_angles_but_not_the_flag(shift):
-    """A path in units of 0.2 m is the path of five times the length in metres."""
-    metres, fifths = (small_policy(path_mm=unit, path_shift=shift) for unit in (1000, 200))
-    conditions, codes = random_conditions(3), torch.zeros(3, TOKENS, dtype=torch.long)
-    longer = conditions.path.clone()
-    longer[..., :3] *= 5.0
-    torch.testing.assert_close(fifths.logits(conditions, codes), metres.logits(changed(conditions, path=longer), codes))
-    assert (fifths.logits(conditions, codes) - metres.logits(conditions, codes)).abs().max() > 1e-4
+def test_a_path_is_seen_in_units_of_a_fifth_of_a_metre_and_its_flag_is_not():
+    policy, conditions = small_policy(), random_conditions(3)
+    scaled = policy.conditions.scaled_path(conditions)
+    torch.testing.assert_close(scaled[..., :3], 5.0 * conditions.path[..., :3])
+    assert torch.equal(scaled[..., 3], conditions.path[..., 3])
 
 
 def test_a_path_that_is_added_to_every_code_is_not_seen_where_it_is_withheld():
-    policy, codes = small_policy(path_shift=1), torch.zeros(2, TOKENS, dtype=torch.long)
+    policy, codes = small_policy(), torch.zeros(2, TOKENS, dtype=torch.long)
     conditions, other = random_conditions(2), random_conditions(2, seed=9)
     withheld = changed(conditions, path=other.path).without_path()
     torch.testing.assert_close(
@@ -222,9 +218,8 @@ def test_a_toy_mapping_from_text_to_codes_is_learned_in_seconds():
     assert (codes == targets.repeat(10, 1)).float().mean() > 0.95
 
 
-@pytest.mark.parametrize("path", [{}, {"path_mm": 200, "path_shift": 1}])
-def test_saving_keeps_shape_and_weights(tmp_path, path):
-    policy = small_policy(seed=3, **path)
+def test_saving_keeps_shape_and_weights(tmp_path):
+    policy = small_policy(seed=3)
     policy.save(tmp_path)
     loaded = LatentPolicy.load(tmp_path)
     assert loaded.config == policy.config

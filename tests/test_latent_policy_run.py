@@ -69,6 +69,17 @@ def test_mistakes_are_user_errors_and_leave_nothing(tiny_vae_run, tmp_path):
         train_high_level(HighLevelFlags(resume=tmp_path, steps=2))
 
 
+def test_a_run_that_does_not_say_how_it_was_trained_is_not_resumed(tiny_vae_run, tmp_path):
+    """A setting that is younger than the run would be filled in with a default that the run never had."""
+    train_high_level(flags(tiny_vae_run, tmp_path / "run"))
+    path = tmp_path / "run" / "config.json"
+    config = json.loads(path.read_text())
+    del config["corruption"]["history_exchange"], config["optimiser"]["batch"]
+    path.write_text(json.dumps(config))
+    with pytest.raises(UserError, match=r"older version.*optimiser\.batch, corruption\.history_exchange"):
+        train_high_level(HighLevelFlags(resume=tmp_path / "run", steps=8))
+
+
 @pytest.fixture
 def low_level_run(tmp_path, tiny_vae_run):
     from dataclasses import asdict

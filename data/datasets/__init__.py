@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from motionlex.data.clip import MotionClip
-from motionlex.data.errors import UserError, check_number, unknown_name
-from motionlex.data.registry import sibling_members
+from motionlex.data.errors import UserError, check_number
+from motionlex.data.registry import find_by_name, sibling_members
 
 FASTEST_HZ = 1000.0
 """Highest rate to which motions are resampled [Hz]; beyond it a slip of the keyboard would fill the memory."""
@@ -61,10 +61,7 @@ def get_dataset(name: str) -> MotionDataset:
     Raises:
         UserError: If there is none; the message lists those that exist.
     """
-    for dataset in _datasets():
-        if dataset.name == name:
-            return dataset
-    raise unknown_name("data set", name, available_datasets(), "data/datasets/")
+    return find_by_name(_datasets(), name, kind="data set", where="data/datasets/")
 
 
 def find_root(dataset: MotionDataset, root: Path | None) -> Path | None:

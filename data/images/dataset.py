@@ -7,9 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from motionlex.data.errors import UserError, unknown_name
+from motionlex.data.errors import UserError
 from motionlex.data.images.collection import Images
-from motionlex.data.registry import sibling_members
+from motionlex.data.registry import find_by_name, sibling_members
 
 ROOT_VARIABLE = "MOTIONLEX_IMAGES"
 """Environment variable with the folder of all image data sets, or with a parent of their folders."""
@@ -67,10 +67,7 @@ def get_image_dataset(name: str) -> ImageDataset:
     Raises:
         UserError: If there is none; the message lists those that exist.
     """
-    for dataset in _datasets():
-        if dataset.name == name:
-            return dataset
-    raise unknown_name("image data set", name, available_image_datasets(), "data/datasets/")
+    return find_by_name(_datasets(), name, kind="image data set", where="data/datasets/")
 
 
 def load_image_dataset(name: str, root: Path | None = None) -> ImageData:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from motionlex.data.errors import unknown_name
-from motionlex.data.registry import sibling_members
+from motionlex.data.registry import find_by_name, sibling_members
 from motionlex.data.robots.robot import Joint, Robot
 
 __all__ = ["Joint", "Robot", "available_robots", "get_robot"]
@@ -20,10 +19,7 @@ def get_robot(name: str) -> Robot:
     Raises:
         UserError: If no robot has that name; the message lists those that exist.
     """
-    for robot in _robots():
-        if robot.name == name:
-            return robot
-    raise unknown_name("robot", name, available_robots(), "data/robots/")
+    return find_by_name(_robots(), name, kind="robot", where="data/robots/")
 
 
 def _robots() -> tuple[Robot, ...]:

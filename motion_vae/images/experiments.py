@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from motionlex.data.errors import unknown_name
+from motionlex.data.registry import find_by_name
 from motionlex.motion_vae.images.gumbel_bias import GUMBEL_BIAS
 from motionlex.motion_vae.images.jobs import Experiment, Finished, Options
 from motionlex.motion_vae.images.model_experiments import Row, experiment
@@ -43,10 +43,7 @@ def get_experiment(name: str) -> Experiment:
     Raises:
         UserError: If there is none of that name; the message lists what exists.
     """
-    for one in EXPERIMENTS:
-        if one.name == name:
-            return one
-    raise unknown_name("experiment", name, available_experiments(), "motion_vae/images/experiments.py")
+    return find_by_name(EXPERIMENTS, name, kind="experiment", where="motion_vae/images/experiments.py")
 
 
 def _draw_curves(options: Options, finished: Sequence[Finished], folder: Path) -> list[Path]:

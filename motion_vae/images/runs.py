@@ -137,6 +137,7 @@ def _training_split(data: ImageData, config: RunConfig) -> tuple[Images, Images 
 def _resume(folder: Path, trainer: Trainer, source: ImageSource, config: RunConfig) -> dict[str, PlainValue]:
     """Bring trainer and source to where the run is."""
     saved = checkpoint.load_config(folder)
+    checkpoint.check_complete(saved, folder)
     if to_plain(replace(saved, data_root=None)) != _as_saved(replace(config, data_root=None)):
         raise UserError(f"{folder} holds a run of another recipe: give another --out")
     meta = checkpoint.read_json(folder / checkpoint.META_FILE)
