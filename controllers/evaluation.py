@@ -11,12 +11,12 @@ import torch
 from jaxtyping import Float
 
 from motionlex.controllers.bundle import Bundle
+from motionlex.controllers.code_sampling import SamplingConfig
 from motionlex.controllers.conditions import WINDOW
 from motionlex.controllers.episode import heading_change_deg, speeds
 from motionlex.controllers.evaluation_scores import Jury, Value, clip_of, score_takes, share
 from motionlex.controllers.evaluation_takes import SETTLE_S, Take, cut_takes, paired_takes
 from motionlex.controllers.latent_data import REPLAN_FRAMES
-from motionlex.controllers.latent_policy import SamplingConfig
 from motionlex.controllers.motion_classifier import MotionClassifier, confusion, label_windows
 from motionlex.controllers.planner import Planner
 from motionlex.controllers.progress import ProgressLine

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from motionlex.controllers.bundle import load_bundle, resolve_bundle
-from motionlex.controllers.latent_policy import LatentPolicy, SamplingConfig
+from motionlex.controllers.code_sampling import SamplingConfig
+from motionlex.controllers.latent_policy import LatentPolicy
 from motionlex.controllers.latent_run import load_high_level_config
 from motionlex.data.errors import UserError
 from motionlex.data.storage import content_key, file_sha256

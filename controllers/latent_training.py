@@ -14,9 +14,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from motionlex.controllers.condition_encoder import LatentPolicyConfig
 from motionlex.controllers.conditions import Conditions
 from motionlex.controllers.latent_data import NO_CORRUPTION, Captions, Corruption, DistillationSet, lay_out
-from motionlex.controllers.latent_policy import LatentPolicy, LatentPolicyConfig
+from motionlex.controllers.latent_policy import LatentPolicy
 from motionlex.controllers.text import TextEncoder, TextFunction, bert_width
 from motionlex.data.captions import held_out_captions, training_captions
 from motionlex.data.datasets import load_dataset

@@ -13,8 +13,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from motionlex.controllers.code_sampling import SamplingConfig
 from motionlex.controllers.conditions import WINDOW, Conditions, path_features, to_local
-from motionlex.controllers.latent_policy import LatentPolicy, SamplingConfig
+from motionlex.controllers.latent_policy import LatentPolicy
 from motionlex.data import quaternion
 from motionlex.data.features import compute_features, features_to_state, rotate_features, to_heading
 from motionlex.data.kinematics import ForwardKinematics

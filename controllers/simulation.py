@@ -17,13 +17,13 @@ import tyro
 from jaxtyping import Float
 
 from motionlex.controllers.bundle import load_bundle, resolve_bundle
+from motionlex.controllers.code_sampling import SamplingConfig
 from motionlex.controllers.com_path import read_com_path
 from motionlex.controllers.console import Console, describe
 from motionlex.controllers.display import Display, Screen
 from motionlex.controllers.episode import LONGEST_S, CommandReport, TimedCommand
 from motionlex.controllers.instructions import Instruction
 from motionlex.controllers.interaction import ask, ask_live, run_script
-from motionlex.controllers.latent_policy import SamplingConfig
 from motionlex.controllers.recording import check_writable, table_path
 from motionlex.controllers.script import LARGEST, read_instructions, read_script, script_lines
 from motionlex.controllers.session import ONE_ROBOT, Outside, Session, Value

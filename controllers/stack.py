@@ -15,11 +15,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from motionlex.controllers.bundle import Bundle, load_bundle, nearest_action, resolve_bundle
+from motionlex.controllers.code_sampling import SamplingConfig
 from motionlex.controllers.com_path import ComPath, VelocityCommand
 from motionlex.controllers.drafting import Drafting
 from motionlex.controllers.episode import is_down
 from motionlex.controllers.latent_data import REPLAN_FRAMES
-from motionlex.controllers.latent_policy import SamplingConfig
 from motionlex.controllers.path_leading import leading_path
 from motionlex.controllers.placement import Placement, clamp_anchor
 from motionlex.controllers.planner import DesiredPath, Planner, Segment

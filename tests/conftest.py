@@ -128,7 +128,8 @@ def tiny_bundle(tmp_path_factory, tiny_vae_run, tiny_autoencoder):
     import torch
 
     from motionlex.controllers.bundle import BundleMeta, save_bundle
-    from motionlex.controllers.latent_policy import LatentPolicy, LatentPolicyConfig
+    from motionlex.controllers.condition_encoder import LatentPolicyConfig
+    from motionlex.controllers.latent_policy import LatentPolicy
     from motionlex.controllers.low_level_policy import LowLevelPolicy, PolicyShape
     from motionlex.data.features import SCHEMA_VERSION
     from motionlex.envs.task_config import TaskConfig

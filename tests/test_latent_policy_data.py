@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from motionlex.controllers.condition_encoder import LatentPolicyConfig
 from motionlex.controllers.conditions import WINDOW, path_features, to_local
 from motionlex.controllers.latent_data import NO_CORRUPTION, Captions, Corruption, DistillationSet, lay_out
-from motionlex.controllers.latent_policy import LatentPolicy, LatentPolicyConfig
+from motionlex.controllers.latent_policy import LatentPolicy
 from motionlex.controllers.latent_training import LatentTrainer, OptimiserConfig, learning_rate
 from motionlex.data import quaternion
 from motionlex.data.errors import UserError

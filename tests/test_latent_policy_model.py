@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from motionlex.controllers.code_sampling import SamplingConfig, guide, reshape_logits
+from motionlex.controllers.condition_encoder import LatentPolicyConfig
 from motionlex.controllers.conditions import WINDOW, Conditions
-from motionlex.controllers.latent_policy import LatentPolicy, LatentPolicyConfig, SamplingConfig, guide, reshape_logits
+from motionlex.controllers.latent_policy import LatentPolicy
 from motionlex.data.errors import UserError
 
 FEATURES, VOCABULARY, TOKENS = 6, 5, 7

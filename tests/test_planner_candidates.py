@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from motionlex.controllers.bundle import load_bundle
-from motionlex.controllers.latent_policy import LatentPolicy, SamplingConfig
+from motionlex.controllers.code_sampling import SamplingConfig
+from motionlex.controllers.latent_policy import LatentPolicy
 from motionlex.controllers.planner import DesiredPath, Planner
 from motionlex.data.errors import UserError
 from motionlex.data.features import compute_features
