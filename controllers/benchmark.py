@@ -17,10 +17,12 @@ from motionlex.data.errors import check_number
 
 WARM_UP_S = 1.0
 """Simulated time before measuring [s]."""
+PATH_SPEED = 0.6
+"""Speed of the path that is followed, if one is [m/s]."""
 
 
 def benchmark_loop(
-    bundle: Path | None = None, *, seconds: float = 10.0, threads: int = 1, seed: int = 0
+    bundle: Path | None = None, *, seconds: float = 10.0, threads: int = 1, seed: int = 0, path: bool = False
 ) -> dict[str, float]:
     """Measure the running stack.
 
@@ -29,6 +31,7 @@ def benchmark_loop(
         seconds: Simulated time that is measured [s].
         threads: Threads of torch while measuring; segments are decided on a thread beside it.
         seed: Seed of the codes.
+        path: Whether the robot also follows a path, straight on: several candidates are then drawn and compared.
 
     Returns:
         ``real_time_factor`` (simulated time / time taken), ``segment_ms_p50``, ``_p95`` and ``_p99`` (choosing,
@@ -44,6 +47,8 @@ def benchmark_loop(
     try:
         stack = Stack(load_bundle(resolve_bundle(None if bundle is None else str(bundle))), seed=seed)
         stack.command("walk forward")
+        if path:
+            stack.steer(PATH_SPEED, 0.0, 0.0)
         for _ in range(round(WARM_UP_S * stack.hz)):
             stack.step()
         control: list[float] = []

@@ -46,6 +46,8 @@ class LoopBenchmark:
     """Simulated time that is measured [s]."""
     threads: int = 1
     """Threads of torch while measuring."""
+    path: bool = False
+    """Follow a path as well: several candidates are then drawn and compared."""
 
 
 Benchmark = (

@@ -14,6 +14,7 @@ from motionlex.controllers.evaluation_scores import FALLEN, Jury, clip_of, recal
 from motionlex.controllers.evaluation_simulated import evaluate_simulated
 from motionlex.controllers.evaluation_takes import Take, cut_takes, paired_takes
 from motionlex.controllers.following import Followed
+from motionlex.controllers.latent_policy import LatentPolicy
 from motionlex.controllers.motion_classifier import (
     WINDOW_S,
     confusion,
@@ -162,6 +163,20 @@ def test_the_loop_benchmark_reports_its_keys(tiny_bundle, toy_encoder, monkeypat
     assert result["command_to_motion_s"] - 1e-3 * result["text_ms"] == pytest.approx(latest)
     assert all(value > 0 for value in result.values())
     assert result["segment_ms_p99"] >= result["segment_ms_p50"]
+
+
+@pytest.mark.parametrize("path", [False, True])
+def test_the_loop_benchmark_measures_segments_with_a_path_on_request(tiny_bundle, toy_encoder, monkeypatch, path):
+    heard, sample = [], LatentPolicy.sample
+
+    def listening(policy, conditions, generator, sampling=None):
+        heard.append(bool(conditions.has_path.all()))
+        return sample(policy, conditions, generator, sampling)
+
+    monkeypatch.setattr("motionlex.controllers.stack.TextEncoder", toy_encoder)
+    monkeypatch.setattr(LatentPolicy, "sample", listening)
+    benchmark_loop(tiny_bundle, seconds=1.0, path=path)
+    assert len(heard) > 3 and set(heard) == {path}
 
 
 def test_a_perfect_autoencoder_gives_the_clip_back_wherever_it_turns():
