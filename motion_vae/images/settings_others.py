@@ -102,6 +102,22 @@ CIFAR10_RRVQ32 = replace(
     methods={"rrvq": {**DEEP, "embedding_width": 32}, "spatial_vae": {**DEEP, "latent_width": 32}},
 )
 
+CELEBA64_RRVQ = replace(
+    CIFAR10_RRVQ,
+    # Patches of 4 pixels give the finest of the paper's grids. It has K = 128, 64, 32, 16, 8 (2,275 bits) and "fewer
+    # channels" from layer to layer; ours has one K and one width (2,387 bits). Its steps are not known: CIFAR-10's.
+    domain=replace(CIFAR10_RRVQ.domain, height=64, width=64, patch=(4, 4)),
+    methods={
+        **CIFAR10_RRVQ.methods,
+        "rrvq": {
+            "grid_tokens": (256, 64, 16, 4, 1),
+            "vocabulary": 128,
+            "embedding_width": 32,
+            "ladder": LadderConfig(width=64, blocks=4, ladder_blocks=4),
+        },
+    },
+)
+
 MNIST_TUTORIAL = ImageSetting(
     domain=ImageDomain(
         height=28,
