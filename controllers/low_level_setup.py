@@ -154,15 +154,28 @@ def _start_from(policy: LowLevelPolicy, folder: Path) -> None:
     Goals reference and decoded have one layout and may start from each other.
     """
     other = LowLevelPolicy.load(folder)
-    theirs, ours = _meaning(other.task), _meaning(policy.task)
-    if differ := [
-        f"{name} is {theirs[name]} there and {ours[name]} here" for name in ours if theirs[name] != ours[name]
-    ]:
-        raise UserError(f"--init {folder}: that policy was trained for another task: {', '.join(differ)}")
+    check_same_meaning(other.task, policy.task, f"--init {folder}: that policy was trained for another task")
     try:
         policy.load_state_dict(other.state_dict())
     except RuntimeError as error:
         raise UserError(f"--init {folder}: its networks differ from this run's: {error}") from error
+
+
+def check_same_meaning(there: TaskConfig, here: TaskConfig, problem: str) -> None:
+    """Refuse policies whose observations or actions mean different things.
+
+    Args:
+        there: Task of a policy whose weights are used.
+        here: Task that they are used for.
+        problem: How the message begins.
+
+    Raises:
+        UserError: If they differ; the message says in what.
+    """
+    theirs, ours = _meaning(there), _meaning(here)
+    differ = [f"{name} is {theirs[name]} there and {ours[name]} here" for name in ours if theirs[name] != ours[name]]
+    if differ:
+        raise UserError(f"{problem}: {', '.join(differ)}")
 
 
 def _meaning(task: TaskConfig) -> dict[str, object]:

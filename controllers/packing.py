@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from motionlex.controllers.averaging import AVERAGED
 from motionlex.controllers.bundle import BundleMeta, check_agreement, save_bundle, verify
 from motionlex.controllers.latent_policy import LatentPolicy
 from motionlex.controllers.latent_run import load_high_level_config
@@ -157,18 +158,18 @@ def _portable(value: object) -> object:
     return value
 
 
-def _history(run: Path) -> list[Mapping[str, PlainValue]]:
-    """Provenance of a run and of the runs its weights started from (``--init``), oldest first, as far as they exist."""
+def _history(run: Path, seen: frozenset[Path] = frozenset()) -> list[Mapping[str, PlainValue]]:
+    """Provenance of a run and of those its weights come from (``--init``, or their mean), oldest first, each once."""
+    if run in seen or not (run / META_FILE).is_file():
+        return []
+    meta = read_json(run / META_FILE)
+    averaged = meta.get(AVERAGED)
+    start = read_json(run / CONFIG_FILE).get("init")
+    sources = averaged if isinstance(averaged, (list, tuple)) else [start] if isinstance(start, str) else []
     history: list[Mapping[str, PlainValue]] = []
-    seen: set[Path] = set()
-    while run not in seen and (run / META_FILE).is_file():
-        seen.add(run)
-        history.insert(0, read_json(run / META_FILE))
-        start = read_json(run / CONFIG_FILE).get("init")
-        if not isinstance(start, str):
-            break
-        run = Path(start)
-    return history
+    for source in sources:
+        history += [older for older in _history(Path(str(source)), seen | {run}) if older not in history]
+    return [*history, meta]
 
 
 def _command(meta: Mapping[str, PlainValue]) -> str:
