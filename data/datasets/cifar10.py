@@ -16,7 +16,7 @@ from jaxtyping import Int, UInt8
 from motionlex.data.errors import UserError
 from motionlex.data.images.collection import ArrayImages, StoredImages, Subset
 from motionlex.data.images.dataset import ImageData, ImageDataset
-from motionlex.data.images.files import check_sum, find_archives, find_file, folders, missing, read_members
+from motionlex.data.images.files import check_sum, find_all, find_archives, find_file, folders, missing, read_members
 from motionlex.data.images.stores import BlockStore
 from motionlex.data.images.transforms import Exact
 from motionlex.data.storage import read_npz
@@ -31,6 +31,8 @@ ARCHIVE, ARCHIVE_SUM = "cifar-10-binary.tar.gz", "c32a1d4ab5d03f1284b67883e8d875
 """The official download, with its MD5."""
 PICKLED = ("data_batch_1", "cifar-10-python.tar.gz")
 """What gives the pickled version away."""
+JPEG_PATTERN = "[cC][iI][fF][aA][rR]10*[jJ][pP]*[gG]*.npz"
+"""Of names of the JPEG variant."""
 JPEG_KEYS = ("blob", "offsets", "labels", "is_test")
 """Arrays of the JPEG variant: all files after one another, their borders, and a class and a split for each."""
 DOWNLOAD = (
@@ -108,7 +110,7 @@ def load_jpeg(root: Path | None) -> ImageData:
         UserError: If the file is missing, or its arrays do not fit together; names it.
     """
     assert root is not None, "the JPEG variant is read from a folder"
-    found = find_archives(folders(root, _FOLDERS), "[cC][iI][fF][aA][rR]10*[jJ][pP]*[gG]*.npz")
+    found = find_archives(folders(root, _FOLDERS), JPEG_PATTERN)
     if not found:
         raise missing("cifar10_jpeg", root, "cifar10*jpeg*.npz", JPEG_DOWNLOAD)
     path = found[0]
@@ -160,11 +162,13 @@ DATASET = (
         description="CIFAR-10, binary version or its tar.gz (60,000 colour images of 32 x 32)",
         load=load,
         download=DOWNLOAD,
+        look=lambda root: find_all(folders(root, _FOLDERS), [*BATCHES["train"], *BATCHES["test"]], [ARCHIVE]),
     ),
     ImageDataset(
         name="cifar10_jpeg",
         description="CIFAR-10 compressed as JPEG, in one npz; results on it are no results on CIFAR-10",
         load=load_jpeg,
         download=JPEG_DOWNLOAD,
+        look=lambda root: find_all(folders(root, _FOLDERS), [JPEG_PATTERN]),
     ),
 )

@@ -20,7 +20,7 @@ from motionlex.data.errors import UserError
 from motionlex.data.images.class_folders import Listing, read_class_folders, read_class_zip, read_shards
 from motionlex.data.images.collection import StoredImages
 from motionlex.data.images.dataset import ImageData, ImageDataset
-from motionlex.data.images.files import find_archives, folders, missing
+from motionlex.data.images.files import find_all, find_archives, folders, missing
 from motionlex.data.images.stores import ZipStore
 from motionlex.data.images.transforms import RandomResizedCrop, ShortSide
 
@@ -31,6 +31,8 @@ DOWNLOADED = "ILSVRC2012_img_"
 """Beginning of the official archives, which are no shards."""
 THREADS = 4
 """Pictures decoded at once."""
+EXCERPT_PATTERN = "[iI]mage[nN]et*.zip"
+"""Of names of the excerpt."""
 EVERY = 10
 """One in so many pictures of the excerpt is held out."""
 DOWNLOAD = (
@@ -80,6 +82,18 @@ def find_shards(place: Path, split: str) -> list[Path]:
     return sorted(files, key=lambda path: path.name)
 
 
+def look(root: Path) -> Path | None:
+    """Find class folders or shards of both splits; how complete they are is seen when they are loaded."""
+    for place in folders(root, _FOLDERS):
+        held_out = any((place / name).is_dir() for name in ("val", "validation", "test"))
+        shards = find_shards(place, "train")
+        if shards and find_shards(place, "val"):
+            return shards[0]
+        if not shards and held_out and (place / "train").is_dir():
+            return place / "train"
+    return None
+
+
 def load_excerpt(root: Path | None) -> ImageData:
     """Index a zip of pictures.
 
@@ -87,7 +101,7 @@ def load_excerpt(root: Path | None) -> ImageData:
         UserError: If it is missing, damaged, or holds fewer than ten pictures.
     """
     assert root is not None, "the excerpt is read from a folder"
-    found = find_archives(folders(root, _FOLDERS), "[iI]mage[nN]et*.zip")
+    found = find_archives(folders(root, _FOLDERS), EXCERPT_PATTERN)
     if not found:
         raise missing("imagenet_excerpt", root, "imagenet*.zip", EXCERPT_DOWNLOAD)
     listed = read_class_zip(found[0])
@@ -132,11 +146,13 @@ DATASET = (
         description="ImageNet, class folders or webdataset shards (colour images, 256 x 256)",
         load=load,
         download=DOWNLOAD,
+        look=look,
     ),
     ImageDataset(
         name="imagenet_excerpt",
         description="A zip of pictures named by class (256 x 256); results on it are no results on ImageNet",
         load=load_excerpt,
         download=EXCERPT_DOWNLOAD,
+        look=lambda root: find_all(folders(root, _FOLDERS), [EXCERPT_PATTERN]),
     ),
 )

@@ -13,12 +13,13 @@ import numpy as np
 from motionlex.data.errors import UserError
 from motionlex.data.images.collection import ArrayImages
 from motionlex.data.images.dataset import ImageData, ImageDataset
-from motionlex.data.images.files import check_sum, find_file, folders, missing
+from motionlex.data.images.files import check_sum, find_all, find_file, folders, missing
 
 FILES = {"train": "train_32x32.mat", "test": "test_32x32.mat"}
 COUNTS = {"train": 73_257, "test": 26_032}
 SUMS = {"train": "e26dedcc434d2e4c54c9b2d4a06d8373", "test": "eb5a983be6a315427106f1b164d9cef3"}
 """MD5 of both files."""
+_FOLDERS = ("svhn", "SVHN")
 DOWNLOAD = (
     "Download train_32x32.mat and test_32x32.mat (format 2, cropped digits) from "
     "http://ufldl.stanford.edu/housenumbers/ into its sub-folder svhn"
@@ -37,7 +38,7 @@ def load(root: Path | None, counts: Mapping[str, int] = COUNTS, sums: Mapping[st
         UserError: If a file is missing, damaged or not the official one; names it.
     """
     assert root is not None, "SVHN is read from a folder"
-    places = folders(root, ("svhn", "SVHN"))
+    places = folders(root, _FOLDERS)
     splits = {}
     for split, name in FILES.items():
         path = find_file(places, (name,))
@@ -75,4 +76,5 @@ DATASET = ImageDataset(
     description="SVHN, cropped digits, .mat files (99,289 colour images of 32 x 32)",
     load=load,
     download=DOWNLOAD,
+    look=lambda root: find_all(folders(root, _FOLDERS), list(FILES.values())),
 )

@@ -54,6 +54,9 @@ class ImageDataset:
     """Load the splits from a folder (None where the data set needs none)."""
     download: str | None = None
     """What to download, from where, into which folder; None where the data set needs no files."""
+    look: Callable[[Path], Path | None] | None = None
+    """Find the first of its files below a folder by names alone, None where one is missing; nothing is read. None where
+    the data set needs no files."""
 
 
 def available_image_datasets() -> tuple[str, ...]:
@@ -96,6 +99,26 @@ def load_image_dataset(name: str, root: Path | None = None) -> ImageData:
     if not root.is_dir():
         raise UserError(f"data set {name!r}: no such folder: {root}. {dataset.download}")
     return dataset.load(root)
+
+
+def image_data_states() -> dict[str, str]:
+    """Say of every image data set where it is, or what to do, in one line; by names of files alone, nothing is read."""
+    value = os.environ.get(ROOT_VARIABLE, "")
+    root = Path(value).expanduser() if value else None
+    return {dataset.name: _state(dataset, root) for dataset in _datasets()}
+
+
+def _state(dataset: ImageDataset, root: Path | None) -> str:
+    if dataset.download is None or dataset.look is None:
+        return "built in"
+    if root is None:
+        return f"not set: {ROOT_VARIABLE}. {dataset.download}"
+    if not root.is_dir():
+        return f"not found, no such folder: {root}. {dataset.download}"
+    found = dataset.look(root)
+    return (
+        f"not found in {root}. {dataset.download}" if found is None else f"found: {found} (checked when it is loaded)"
+    )
 
 
 def _datasets() -> tuple[ImageDataset, ...]:

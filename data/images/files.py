@@ -45,6 +45,20 @@ def find_archives(places: Sequence[Path], pattern: str) -> tuple[Path, ...]:
     return tuple(path for place in places for path in sorted(place.glob(pattern)) if path.is_file())
 
 
+def find_all(places: Sequence[Path], *alternatives: Sequence[str]) -> Path | None:
+    """Return the first file of the first alternative all of which is there, by names alone.
+
+    Args:
+        places: Folders to look in.
+        alternatives: Patterns of files or folders; every pattern of one alternative must match in some place.
+    """
+    for patterns in alternatives:
+        found = [next((path for place in places for path in sorted(place.glob(one))), None) for one in patterns]
+        if all(path is not None for path in found):
+            return found[0]
+    return None
+
+
 def digest_of(chunks: Iterator[bytes] | Sequence[bytes]) -> str:
     """Return the MD5 of some bytes, which is what the publishers of these data sets give."""
     found = hashlib.md5(usedforsecurity=False)

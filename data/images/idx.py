@@ -16,7 +16,16 @@ from jaxtyping import UInt8
 from motionlex.data.errors import UserError
 from motionlex.data.images.collection import ArrayImages
 from motionlex.data.images.dataset import ImageData, ImageDataset
-from motionlex.data.images.files import digest_of, find_archives, find_file, folders, missing, read_members, wrong_sum
+from motionlex.data.images.files import (
+    digest_of,
+    find_all,
+    find_archives,
+    find_file,
+    folders,
+    missing,
+    read_members,
+    wrong_sum,
+)
 
 FILES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
@@ -61,7 +70,14 @@ class IdxSet:
         Args:
             description: One line for listings.
         """
-        return ImageDataset(name=self.name, description=description, load=self.load, download=self.download)
+        return ImageDataset(
+            name=self.name, description=description, load=self.load, download=self.download, look=self.look
+        )
+
+    def look(self, root: Path) -> Path | None:
+        """Find the loose files, packed or not, or an archive."""
+        loose = [f"{name}*" for names in FILES.values() for name in names]
+        return find_all(folders(root, self.folders), loose, [self.archives])
 
     def load(self, root: Path | None) -> ImageData:
         """Read all of it.
