@@ -17,7 +17,7 @@ class Flags(ImageBenchmarkFlags):
     """Repeat an image experiment of the papers: its jobs one after the other, then a table and figures."""
 
     experiment: tyro.conf.Positional[str] = ""
-    """table1, gm-vq-table1, rrvq-table1, tutorial, gumbel-bias or beta-ess-grid."""
+    """Name of an experiment; without one, all are listed."""
 
 
 def run_benchmark(flags: Flags) -> dict[str, JsonValue]:

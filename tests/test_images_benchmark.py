@@ -104,7 +104,7 @@ def test_a_killed_grid_continues_exactly_where_it_stopped(tmp_path, capsys, monk
     ("argv", "message"),
     [
         ((), "no experiment given. Available: table1: DAPS"),
-        (("tabel1",), "unknown experiment 'tabel1'. Did you mean 'table1'? Available: beta-ess-grid, gm-vq-table1"),
+        (("tabel1",), "unknown experiment 'tabel1'. Did you mean 'table1'? Available: beta-ess-grid, bottleneck-sweep"),
         (("table1", "--shard", "5/4"), "--shard wants i/n with i from 1 to n, e.g. 2/4, got '5/4'"),
         (("table1", "--shard", "0/4"), "got '0/4'"),
         (("table1", "--shard", "half"), "got 'half'"),

@@ -1,6 +1,7 @@
 """Numbers and pictures of a run on held-out images; the numbers are kept in the run as evaluation.json."""
 
 import math
+import types
 import typing
 from collections.abc import Mapping
 from pathlib import Path
@@ -96,7 +97,14 @@ def evaluate_images(
     }
 
 
-def evaluate_run(trained: TrainedImages, images: Images, folder: Path, *, limit: int | None) -> dict[str, PlainValue]:
+def evaluate_run(
+    trained: TrainedImages,
+    images: Images,
+    folder: Path,
+    *,
+    limit: int | None,
+    further: Mapping[str, PlainValue] = types.MappingProxyType({}),
+) -> dict[str, PlainValue]:
     """Measure a run, draw reconstructions.png and prior_samples.png, and write evaluation.json last.
 
     Args:
@@ -104,6 +112,7 @@ def evaluate_run(trained: TrainedImages, images: Images, folder: Path, *, limit:
         images: Held-out images.
         folder: Where to write.
         limit: Measure on so many images; None takes all.
+        further: What was found besides, kept with the rest.
     """
     family = str(typing.cast("Mapping[str, object]", trained.config.domain["likelihood_config"])["family"])
     result: dict[str, PlainValue] = {
@@ -114,6 +123,7 @@ def evaluate_run(trained: TrainedImages, images: Images, folder: Path, *, limit:
         "batch": trained.config.optimisation.batch,
         "seed": trained.config.seed,
         **evaluate_images(trained.model, trained.preprocessing, images, family=family, limit=limit),
+        **further,
     }
     result["pictures"] = [path.name for path in draw_pictures(trained, images, folder)]
     write_json(folder / EVALUATION_FILE, typing.cast("Mapping[str, object]", finite(result)))

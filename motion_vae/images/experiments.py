@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from motionlex.data.registry import find_by_name
+from motionlex.motion_vae.images.daps_experiments import DAPS_EXPERIMENTS
 from motionlex.motion_vae.images.gumbel_bias import GUMBEL_BIAS
 from motionlex.motion_vae.images.jobs import Experiment, Finished, Options
 from motionlex.motion_vae.images.model_experiments import Row, experiment
@@ -210,5 +211,5 @@ BETA_ESS_GRID = experiment(
     draw=_draw_grid,
 )
 
-EXPERIMENTS = (TABLE1, GM_VQ_TABLE1, RRVQ_TABLE1, TUTORIAL, GUMBEL_BIAS, BETA_ESS_GRID)
+EXPERIMENTS = (TABLE1, *DAPS_EXPERIMENTS, GM_VQ_TABLE1, RRVQ_TABLE1, TUTORIAL, GUMBEL_BIAS, BETA_ESS_GRID)
 """In the order of listings."""

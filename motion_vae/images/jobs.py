@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+from motionlex.data.images.dataset import ImageData
 from motionlex.motion_vae import checkpoint
 from motionlex.motion_vae.images.evaluation import EVALUATION_FILE, evaluate_run
 from motionlex.motion_vae.images.recipes import Recipe, load_recipe_data
-from motionlex.motion_vae.images.runs import load_image_run, train_recipe
+from motionlex.motion_vae.images.runs import TrainedImages, load_image_run, train_recipe
 from motionlex.motion_vae.registry import PlainValue
 
 Result = Mapping[str, PlainValue]
@@ -65,8 +66,13 @@ class TrainingJob:
     def run(self, folder: Path, device: str) -> None:
         """Train to the end, then measure."""
         train_recipe(self.recipe, folder, device=device)
-        test = load_recipe_data(self.recipe).test
-        evaluate_run(load_image_run(folder, device), test, folder, limit=self.images)
+        data, trained = load_recipe_data(self.recipe), load_image_run(folder, device)
+        further = self.further(trained, data, folder)
+        evaluate_run(trained, data.test, folder, limit=self.images, further=further)
+
+    def further(self, trained: TrainedImages, data: ImageData, folder: Path) -> Result:
+        """Find what only one kind of job asks for, to be kept in evaluation.json too; nothing here."""
+        return {}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -36,6 +36,10 @@ class Row:
     """Those on the built-in digits, where they differ."""
     paper: dict[str, float] = field(default_factory=dict)
     """The paper's values by key of evaluation.json."""
+    setting: str | None = None
+    """Where it is not the experiment's, for images of the same size."""
+    tiny_setting: str = TINY
+    """On the built-in digits."""
 
 
 def experiment(
@@ -49,6 +53,7 @@ def experiment(
     notes: tuple[str, ...] = (),
     resampled: bool = False,
     draw: Drawer | None = None,
+    job: type[TrainingJob] = TrainingJob,
 ) -> Experiment:
     """Make an experiment of the rows of a table.
 
@@ -62,6 +67,7 @@ def experiment(
         notes: What a reader of the table must know.
         resampled: Whether black and white are drawn anew at every reading.
         draw: Draws further figures.
+        job: What is done with every model.
     """
     layout = TableLayout(
         title=summary,
@@ -74,16 +80,20 @@ def experiment(
         name=name,
         summary=summary,
         data=data,
-        jobs=partial(_jobs, rows, setting, resampled),
+        jobs=partial(model_jobs, rows, setting, resampled, job),
         report=partial(_report, layout, draw),
     )
 
 
-def _jobs(rows: Sequence[Row], setting: str, resampled: bool, options: Options) -> tuple[TrainingJob, ...]:
-    chosen = _setting_for(setting, options)
+def model_jobs(
+    rows: Sequence[Row], setting: str, resampled: bool, job: type[TrainingJob], options: Options
+) -> tuple[TrainingJob, ...]:
+    """One job for every row and seed; see :func:`experiment`."""
+    tiny = _setting_for(setting, options) == TINY
     jobs = []
     for row in rows:
-        changes = row.changes if row.tiny_changes is None or chosen != TINY else row.tiny_changes
+        chosen = row.tiny_setting if tiny else row.setting or setting
+        changes = row.changes if row.tiny_changes is None or not tiny else row.tiny_changes
         steps = options.steps or image_preset(row.method, chosen)[0].optimisation.steps
         for seed in options.seeds:
             recipe = Recipe(
@@ -99,7 +109,7 @@ def _jobs(rows: Sequence[Row], setting: str, resampled: bool, options: Options) 
                 steps=steps,
                 seed=seed,
             )
-            jobs.append(TrainingJob(row=row.name, slug=row.slug, recipe=recipe, images=options.images))
+            jobs.append(job(row=row.name, slug=row.slug, recipe=recipe, images=options.images))
     return tuple(jobs)
 
 

@@ -6,6 +6,7 @@ from motionlex.motion_vae.contract import OptimisationConfig
 from motionlex.motion_vae.domain import NetworkConfig
 from motionlex.motion_vae.images.domain import ImageDomain
 from motionlex.motion_vae.images.setting import ImageSetting
+from motionlex.motion_vae.images.settings_bottlenecks import CIFAR10_4, CIFAR10_16, MNIST_4, with_patches
 from motionlex.motion_vae.images.settings_daps import (
     BERNOULLI,
     CIFAR10,
@@ -47,9 +48,12 @@ TINY = ImageSetting(
 
 SETTINGS: Mapping[str, ImageSetting] = {
     "mnist": MNIST,
+    "mnist_4": MNIST_4,
     "mnist_beta1": MNIST_BETA1,
     "mnist_tutorial": MNIST_TUTORIAL,
     "cifar10": CIFAR10,
+    "cifar10_16": CIFAR10_16,
+    "cifar10_4": CIFAR10_4,
     "cifar10_beta1": CIFAR10_BETA1,
     "cifar10_gm_vq": CIFAR10_GM_VQ,
     "cifar10_rrvq32": CIFAR10_RRVQ32,
@@ -57,4 +61,5 @@ SETTINGS: Mapping[str, ImageSetting] = {
     "celeba128_gm_vq": CELEBA128_GM_VQ,
     "imagenet256": IMAGENET256,
     "tiny": TINY,
+    "tiny_4": with_patches(TINY, (4, 4)),
 }
