@@ -7,9 +7,11 @@ import numpy as np
 
 from motionlex.data.registry import find_by_name
 from motionlex.motion_vae.images.daps_experiments import DAPS_EXPERIMENTS
+from motionlex.motion_vae.images.gm_vq_experiments import GM_VQ_EXPERIMENTS
 from motionlex.motion_vae.images.gumbel_bias import GUMBEL_BIAS
 from motionlex.motion_vae.images.jobs import Experiment, Finished, Options
 from motionlex.motion_vae.images.model_experiments import Row, experiment
+from motionlex.motion_vae.images.rrvq_experiments import RRVQ_EXPERIMENTS
 from motionlex.motion_vae.images.tables import (
     BATCH_PERPLEXITY,
     BETA_ELBO,
@@ -211,5 +213,7 @@ BETA_ESS_GRID = experiment(
     draw=_draw_grid,
 )
 
-EXPERIMENTS = (TABLE1, *DAPS_EXPERIMENTS, GM_VQ_TABLE1, RRVQ_TABLE1, TUTORIAL, GUMBEL_BIAS, BETA_ESS_GRID)
+OTHERS = (GM_VQ_TABLE1, *GM_VQ_EXPERIMENTS, GUMBEL_BIAS, RRVQ_TABLE1, *RRVQ_EXPERIMENTS, TUTORIAL)
+"""Of the other papers."""
+EXPERIMENTS = (TABLE1, *DAPS_EXPERIMENTS, BETA_ESS_GRID, *OTHERS)
 """In the order of listings."""

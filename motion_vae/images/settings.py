@@ -16,6 +16,7 @@ from motionlex.motion_vae.images.settings_daps import (
     MNIST_BETA1,
 )
 from motionlex.motion_vae.images.settings_others import (
+    CELEBA64_RRVQ,
     CELEBA128_GM_VQ,
     CIFAR10_GM_VQ,
     CIFAR10_RRVQ,
@@ -58,6 +59,7 @@ SETTINGS: Mapping[str, ImageSetting] = {
     "cifar10_gm_vq": CIFAR10_GM_VQ,
     "cifar10_rrvq32": CIFAR10_RRVQ32,
     "cifar10_rrvq": CIFAR10_RRVQ,
+    "celeba64_rrvq": CELEBA64_RRVQ,
     "celeba128_gm_vq": CELEBA128_GM_VQ,
     "imagenet256": IMAGENET256,
     "tiny": TINY,
