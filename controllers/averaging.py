@@ -68,12 +68,14 @@ def average_policies(flags: AverageFlags) -> dict[str, PlainValue]:
     states = [cast("dict[str, Tensor]", policy.state_dict()) for policy in policies]
     spread = _spread(states)
     metas = [checkpoint.read_json(run / checkpoint.META_FILE) for run in flags.runs]
+    digests = [name for name in metas[0] if name.endswith("_sha256")]
+    agreed = {name: metas[0][name] for name in digests if all(meta.get(name) == metas[0][name] for meta in metas)}
     first.load_state_dict(mean_state(states))
     with checkpoint.NewRunFolder(flags.out) as partial:
         write_json(partial / checkpoint.CONFIG_FILE, asdict(configs[0]))
         write_json(
             partial / checkpoint.META_FILE,
-            {**metas[0], **checkpoint.provenance(), AVERAGED: [str(run) for run in flags.runs], "spread": spread},
+            {**checkpoint.provenance(), **agreed, AVERAGED: [str(run) for run in flags.runs], "spread": spread},
         )
         first.save(partial)
     logger.info("%s: mean of %d policies, %.3f apart", flags.out, len(policies), spread)

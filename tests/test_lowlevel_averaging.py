@@ -31,7 +31,8 @@ def saved(folder, seed, shape=SHAPE, task=None, **config):
             policy.set_codebook(torch.randn(shape.vocabulary, shape.code_width))
     policy.save(folder)
     write_json(folder / "config.json", asdict(LowLevelConfig(task=task, **config)))
-    write_json(folder / "meta.json", {"command": ["train_lowlevel", "--seed", str(seed)], "steps": seed})
+    digests = {"vae_sha256": "same", "generated_sha256": str(seed)}
+    write_json(folder / "meta.json", {"command": ["train_lowlevel", "--seed", str(seed)], "steps": seed, **digests})
     return folder
 
 
@@ -66,6 +67,7 @@ def test_a_mean_is_a_run_with_a_past(tmp_path):
     assert load_low_level_config(tmp_path / "mean") == load_low_level_config(first)
     meta = json.loads((tmp_path / "mean" / "meta.json").read_text())
     assert meta["averaged"] == [str(first), str(second)] and meta["versions"]["motionlex"]
+    assert meta["vae_sha256"] == "same" and "generated_sha256" not in meta and "steps" not in meta
     commands = [entry["command"][-1] for entry in packing._history(tmp_path / "mean")]
     assert commands[:2] == ["1", "2"] and len(commands) == 3  # the second began from the first, which is named once
 
