@@ -37,14 +37,10 @@ class ImageClassifier(nn.Module):
         self.hidden = nn.Linear(second * (grid[0] // 4) * (grid[1] // 4), HIDDEN)
         self.output = nn.Linear(HIDDEN, classes)
 
-    def features(self, x: Float[Tensor, "batch pixel colour"]) -> Float[Tensor, "batch feature"]:
-        """Activations of the hidden layer for images in [0, 1]: what kernel distances are taken of."""
-        images = x.transpose(1, 2).unflatten(2, self.grid)
-        return torch.relu(self.hidden(self.convolutions(images).flatten(1)))
-
     def forward(self, x: Float[Tensor, "batch pixel colour"]) -> Float[Tensor, "batch class"]:
         """Logits of the classes for images in [0, 1]."""
-        return self.output(self.features(x))
+        images = x.transpose(1, 2).unflatten(2, self.grid)
+        return self.output(torch.relu(self.hidden(self.convolutions(images).flatten(1))))
 
 
 def fit_classifier(

@@ -112,8 +112,7 @@ def judge(
         coded = trained.model.decode(trained.model.encode(x.to(device), draws)).mean
         sampled = sample_images(trained, flow, wanted, draws)
         for kind, shown in zip(kinds, (x.to(device), coded, sampled)):
-            features = classifier.features(trained.preprocessing.to_unit(shown))
-            found[kind].append(hits(classifier.output(features), wanted).cpu())
+            found[kind].append(hits(classifier(trained.preprocessing.to_unit(shown)), wanted).cpu())
     joined = {name: torch.cat(parts) for name, parts in found.items()}
     truth = torch.cat(labels)
     by_label = [
