@@ -140,7 +140,9 @@ class TrackingPPO(PPO):
     def train(self) -> None:
         """Update the policy on the collected steps, then fold them into the normaliser."""
         buffer, recipe, sampler = self.rollout_buffer, self.recipe, self.env.sampler
-        target_kl = recipe.kl_target(sampler.failing_share(self.env.task.config.episode_s))
+        cooled = recipe.cooled(self._current_progress_remaining)
+        target_kl = recipe.kl_target(sampler.failing_share(self.env.task.config.episode_s), cooled)
+        std_floor = recipe.std_floor(cooled)
         self.policy.set_training_mode(True)
         observations = self._flat(buffer.observations)
         columns = [self._flat(x) for x in (buffer.actions, buffer.log_probs, buffer.advantages, buffer.returns)]
@@ -150,7 +152,7 @@ class TrackingPPO(PPO):
             rates = torch.zeros(4, dtype=torch.float64)
             parts = order.to(self.device).split(self.batch_size)
             for rows in parts:
-                rates += self._update(observations[rows], *(column[rows] for column in columns))
+                rates += self._update(std_floor, observations[rows], *(column[rows] for column in columns))
             totals = (distributed.synchronised_sum(rates) / (self.ranks * len(parts))).numpy()
             if totals[0] > 4.0 * target_kl and epoch < recipe.epochs - 1:
                 break
@@ -174,7 +176,13 @@ class TrackingPPO(PPO):
         return torch.as_tensor(array.reshape(-1, *array.shape[2:]), dtype=torch.float32, device=self.device)
 
     def _update(
-        self, observations: Tensor, actions: Tensor, old_log_prob: Tensor, advantages: Tensor, returns: Tensor
+        self,
+        std_floor: float,
+        observations: Tensor,
+        actions: Tensor,
+        old_log_prob: Tensor,
+        advantages: Tensor,
+        returns: Tensor,
     ) -> Float[Tensor, " 4"]:
         """Take one gradient step; return KL [nat], policy loss, value loss, share of clipped ratios."""
         recipe, optimizer = self.recipe, self.policy.optimizer
@@ -202,7 +210,7 @@ class TrackingPPO(PPO):
             torch.nn.utils.clip_grad_norm_(parameters, recipe.max_gradient)
         optimizer.step()
         with torch.no_grad():
-            self.policy.network.log_std.clamp_(min=float(np.log(recipe.minimum_std)))
+            self.policy.network.log_std.clamp_(min=float(np.log(std_floor)))
             kl = (ratio - 1.0 - log_ratio).mean()
             share = ((ratio - 1.0).abs() > recipe.clip).float().mean()
             return torch.stack((kl, policy_loss, value_loss, share)).cpu().double()

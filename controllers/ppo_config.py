@@ -49,6 +49,13 @@ class PPOConfig:
     """Smallest standard deviation of an action."""
     initial_std: float = 0.5
     """Standard deviation of the actions at the start."""
+    cooldown: float = 0.0
+    """Share of the run, at its end, in which KL target and smallest standard deviation fall geometrically to the next
+    two: large steps find a gait and wander, small ones keep it. A resume with other --steps moves its begin."""
+    cooldown_kl: float = 0.005
+    """KL divergence [nat] per update at the end of the cool-down."""
+    cooldown_std: float = 0.05
+    """Smallest standard deviation of an action at the end of the cool-down."""
     precision: Precision = "auto"
     """Arithmetic of the networks' matrix products in the update (auto: bf16 where the processor multiplies it natively,
     as found when a run is created); parameters, losses and acting stay in float32."""
@@ -56,7 +63,7 @@ class PPOConfig:
     def __post_init__(self) -> None:
         for name in ("worlds", "horizon", "epochs", "minibatch", "max_gradient", "actor_rate", "critic_rate"):
             check_number(name, getattr(self, name), above=0)
-        for name in ("target_kl", "minimum_kl", "minimum_std", "initial_std", "clip"):
+        for name in ("target_kl", "minimum_kl", "minimum_std", "initial_std", "clip", "cooldown_kl", "cooldown_std"):
             check_number(name, getattr(self, name), above=0)
         check_number("entropy", self.entropy, at_least=0)
         for name in ("gamma", "gae_lambda"):
@@ -67,15 +74,29 @@ class PPOConfig:
             raise UserError(
                 f"minimum_kl is {self.minimum_kl}, above target_kl = {self.target_kl}: give --set minimum_kl=... too"
             )
+        check_number("cooldown", self.cooldown, at_least=0, at_most=1)
+        if self.cooldown and (self.cooldown_kl > self.minimum_kl or self.cooldown_std > self.minimum_std):
+            raise UserError(
+                f"cooldown_kl = {self.cooldown_kl} and cooldown_std = {self.cooldown_std} are where minimum_kl = "
+                f"{self.minimum_kl} and minimum_std = {self.minimum_std} fall to: give smaller ones"
+            )
         if self.precision not in get_args(Precision):
             raise unknown_name("precision", self.precision, get_args(Precision), "PPOConfig")
 
-    def kl_target(self, failing: float) -> float:
+    def cooled(self, remaining: float) -> float:
+        """Return how far the cool-down has gone, from 0 to 1, when a share ``remaining`` of the run is left."""
+        return min(max(1.0 - remaining / self.cooldown, 0.0), 1.0) if self.cooldown else 0.0
+
+    def kl_target(self, failing: float, cooled: float = 0.0) -> float:
         """Return the KL divergence [nat] to steer to while a share of the episodes fails.
 
         A policy that falls everywhere gains from large steps; one that rarely falls loses what it has to them.
         """
-        return max(self.minimum_kl, self.target_kl * failing)
+        return max(self.minimum_kl, self.target_kl * failing) ** (1.0 - cooled) * self.cooldown_kl**cooled
+
+    def std_floor(self, cooled: float) -> float:
+        """Return the smallest standard deviation of an action at a stage of the cool-down."""
+        return self.minimum_std ** (1.0 - cooled) * self.cooldown_std**cooled
 
     def minibatch_of(self, ranks: int) -> int:
         """Return how many steps of a mini-batch each of several processes takes.

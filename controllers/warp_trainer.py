@@ -121,9 +121,11 @@ class WarpTrainer:
         if self.device.type == "cuda":
             torch.cuda.set_rng_state(self._random_state["cuda"], self.device)
 
-    def improve(self) -> None:
-        """Collect one batch and update the policy on it."""
+    def improve(self, remaining: float) -> None:
+        """Collect one batch and update the policy on it; a share ``remaining`` of the run is left."""
         begin = time.perf_counter()
+        cooled = self.recipe.cooled(remaining)
+        self.algorithm.desired_kl = self.recipe.kl_target(1.0, cooled)
         with torch.inference_mode():
             observations = self._collect()
             self.algorithm.compute_returns(observations)
@@ -133,7 +135,7 @@ class WarpTrainer:
         coarse = self.device.type == "cuda" and self.recipe.precision == "float32"
         with float32_arithmetic("tf32" if coarse else "float32"):
             losses = self.algorithm.update()
-        self._after_update(losses)
+        self._after_update(losses, self.recipe.std_floor(cooled))
         self.updates += 1
         self.statistics["rollout_s"], self.statistics["update_s"] = middle - begin, time.perf_counter() - middle
 
@@ -146,15 +148,15 @@ class WarpTrainer:
         return observations
 
     @torch.no_grad()
-    def _after_update(self, losses: Mapping[str, float]) -> None:
+    def _after_update(self, losses: Mapping[str, float], std_floor: float) -> None:
         """Measure, keep the noise above its minimum, update the normaliser, share what the ranks learned of starts."""
-        storage, network, recipe = self.algorithm.storage, self.policy.network, self.recipe
+        storage, network = self.algorithm.storage, self.policy.network
         assert storage.distribution_params is not None
         mean = network.mean(storage.observations["policy"][-1])
         now = mean, network.log_std.exp().expand_as(mean)
         kl = self.policy.get_kl_divergence(tuple(p[-1] for p in storage.distribution_params), now).mean()
         left = (storage.returns - storage.values).var() / storage.returns.var().clamp_min(1e-12)
-        network.log_std.clamp_(min=math.log(recipe.minimum_std))
+        network.log_std.clamp_(min=math.log(std_floor))
         network.update_normaliser(critic_view(storage.observations.flatten(0, 1)))
         if self.ranks > 1:
             failure = self.env.sampler.failure

@@ -132,6 +132,18 @@ def test_steps_shrink_with_the_failures_down_to_a_smallest_size():
         PPOConfig(target_kl=0.005)
 
 
+def test_a_cool_down_ends_in_small_steps_and_little_noise():
+    config = PPOConfig(
+        target_kl=0.08, minimum_kl=0.02, minimum_std=0.2, cooldown=0.25, cooldown_kl=0.005, cooldown_std=0.05
+    )
+    assert [config.cooled(left) for left in (1.0, 0.25, 0.125, 0.0)] == pytest.approx([0.0, 0.0, 0.5, 1.0])
+    assert [config.kl_target(0.5, c) for c in (0.0, 0.5, 1.0)] == pytest.approx([0.04, 0.0002**0.5, 0.005])
+    assert [config.std_floor(c) for c in (0.0, 0.5, 1.0)] == pytest.approx([0.2, 0.1, 0.05])
+    assert PPOConfig().cooled(0.0) == 0.0  # none unless asked for
+    with pytest.raises(UserError, match="cooldown_kl"):
+        PPOConfig(minimum_kl=0.002, cooldown=0.5)
+
+
 def test_a_saved_policy_acts_the_same_and_damage_is_refused(tmp_path):
     torch.manual_seed(0)
     policy = LowLevelPolicy(SHAPE, TaskConfig(randomisation=Randomisation.heavy()))
