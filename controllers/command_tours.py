@@ -10,7 +10,7 @@ from jaxtyping import Int
 
 from motionlex.controllers.latent_data import REPLAN_FRAMES
 from motionlex.data.captions import training_captions
-from motionlex.data.errors import UserError
+from motionlex.data.errors import UserError, check_number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,12 +25,15 @@ class ScriptConfig:
     """Longest time for which a command holds [s]."""
     commands: int = 9
     """Commands of one script; the first is given to a robot that stands."""
+    led_share: float = 0.3
+    """Share of the scripts whose walking commands also say how fast to go and where to turn."""
 
     def __post_init__(self) -> None:
         if not (np.isfinite(self.minutes) and self.minutes > 0):
             raise UserError(f"--generated-minutes must be positive, got {self.minutes:g}")
         if not 0 < self.shortest_s <= self.longest_s or self.commands < 2:
             raise UserError("a script wants at least 2 commands that hold from shortest_s > 0 up to longest_s")
+        check_number("led_share", self.led_share, at_least=0, at_most=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +46,8 @@ class ScriptedCommand:
     """One of its training captions."""
     frames: int
     """Control steps for which it holds: whole segments, since the stack obeys from the next segment on."""
+    velocity: tuple[float, float, float] | None = None
+    """Where it leads: speed forward and to the left [m/s], rate of turning to the left [rad/s]; None leaves it free."""
 
     @property
     def segments(self) -> int:

@@ -1,9 +1,9 @@
 """Motions that the high-level policy makes up: what the stack will ask of the low-level policy at run time.
 
-Random text commands are planned without physics: every 16 frames a segment is chosen, decoded, placed where the plan
-stands and faded in, as ``stack.py`` does; commands begin with a segment. What the low-level policy is then
-shown (placed frames, or codes and their phase) and the motion it is rewarded for (the executed frames of the segments,
-one after the other) belong together.
+Random text commands, some with a path to follow, are planned without physics: every 16 frames a segment is chosen,
+decoded, placed where the plan stands and faded in, as ``stack.py`` does; commands begin with a segment. What the
+low-level policy is then shown (placed frames, or codes and their phase) and the motion it is rewarded for (the executed
+frames of the segments, one after the other) belong together.
 
 At run time the stack also moves the plan rigidly, when the robot is more than 0.15 m or 0.2 rad away from it as a
 segment begins. Here the plan stays where it is, on purpose: codes do not depend on the place (goal latent sees no
@@ -14,7 +14,6 @@ stack also occurs in training, and in training it does not pay to drift away fro
 
 from __future__ import annotations
 
-import functools
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -26,20 +25,19 @@ from jaxtyping import Bool, Float, Int
 from motionlex.controllers.command_tours import Script, ScriptConfig, random_scripts
 from motionlex.controllers.high_level import HighLevel
 from motionlex.controllers.latent_data import REPLAN_FRAMES
-from motionlex.controllers.planner import Planner
+from motionlex.controllers.led_commands import action_velocities, lead
+from motionlex.controllers.script_planning import Rows, plan_scripts
 from motionlex.controllers.text import TextEncoder, TextFunction
 from motionlex.data.captions import training_captions
 from motionlex.data.clip import LabelSpan, MotionClip
 from motionlex.data.errors import UserError
-from motionlex.data.kinematics import ForwardKinematics
 from motionlex.data.robots import Robot, get_robot
 from motionlex.data.storage import cached_arrays, content_key
 from motionlex.envs.kinematics import SiteKinematics
 
 logger = logging.getLogger(__name__)
-VERSION = 2
+VERSION = 3
 """Raised whenever the same settings give other motions: old ones in the cache are then left alone."""
-_TOGETHER = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,8 +117,10 @@ def generate(
     captions = tuple(caption for action in source.actions for caption in training_captions(action))
     key = content_key(VERSION, source.digest, seed, *settings, *captions, get_robot(source.robot).xml())
 
-    def make() -> dict[str, np.ndarray]:
-        return _plan(source, scripts, seed, TextEncoder(source.text_encoder).encode if encode is None else encode)
+    led = min(round(config.led_share * len(scripts)), len(scripts) - 1)  # the others tell how fast actions are
+
+    def make() -> Rows:
+        return _plan(source, scripts, led, seed, TextEncoder(source.text_encoder).encode if encode is None else encode)
 
     arrays = cached_arrays(f"generated-{key}", make)
     robot = get_robot(source.robot)
@@ -135,63 +135,37 @@ def generate(
     return motion
 
 
-def _plan(source: HighLevel, scripts: Sequence[Script], seed: int, encode: TextFunction) -> dict[str, np.ndarray]:
-    """Return codes, positions and velocities of all segments of all scripts, in their order."""
+def _plan(source: HighLevel, scripts: Sequence[Script], led: int, seed: int, encode: TextFunction) -> Rows:
+    """Return the segments of all scripts in their order; walking commands of the last ``led`` scripts are led."""
     texts = sorted({command.text for script in scripts for command in script})
     embeddings = dict(zip(texts, encode(texts), strict=True))
     generator = torch.Generator().manual_seed(seed)
-    rows: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-    for first in range(0, len(scripts), _TOGETHER):
-        for segments in _plan_together(source, scripts[first : first + _TOGETHER], embeddings, generator):
-            rows += segments
-        logger.info("planned %d of %d scripts", min(first + _TOGETHER, len(scripts)), len(scripts))
-    codes, qpos, qvel = (np.stack(column) for column in zip(*rows, strict=True))
-    return {"codes": codes.astype(np.int32), "qpos": qpos.astype(np.float32), "qvel": qvel.astype(np.float32)}
+    free = scripts[: len(scripts) - led]
+    planned = plan_scripts(source, free, embeddings, generator)
+    if led:
+        moved = zip(free, (executed_frames(rows["qpos"]) for rows in planned), strict=True)
+        velocities, rng = action_velocities(moved, source.hz), np.random.default_rng([seed, led])
+        leading = [lead(script, velocities, rng) for script in scripts[len(free) :]]
+        planned += plan_scripts(source, leading, embeddings, generator)
+    arrays = {name: np.concatenate([rows[name] for rows in planned]) for name in planned[0]}
+    return {name: array.astype(np.int32 if name == "codes" else np.float32) for name, array in arrays.items()}
 
 
-def _plan_together(
-    source: HighLevel,
-    scripts: Sequence[Script],
-    embeddings: dict[str, torch.Tensor],
-    generator: torch.Generator,
-) -> list[list[tuple[np.ndarray, np.ndarray, np.ndarray]]]:
-    """Plan some scripts side by side: their n-th segments are chosen in one batch, wherever each of them stands."""
-    robot = get_robot(source.robot)
-    kinematics = ForwardKinematics(robot)
-    standing = np.concatenate(([0.0, 0.0, robot.standing_height, 1.0, 0.0, 0.0, 0.0], robot.default_pose))
-    planners = []
-    for _ in scripts:
-        planner = Planner(
-            source.autoencoder, source.latent_policy, kinematics,
-            hz=source.hz, sampling=source.sampling, generator=generator,
-        )  # fmt: skip
-        planner.reset(standing)
-        planners.append(planner)
-    steps = [[command.text for command in script for _ in range(command.segments)] for script in scripts]
-    made: list[list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = [[] for _ in scripts]
-    for turn in range(max(map(len, steps))):
-        active = [index for index, list_ in enumerate(steps) if turn < len(list_)]
-        present = [planners[index].conditions(embeddings[steps[index][turn]], None) for index in active]
-        conditions = functools.reduce(lambda one, other: one.concatenate(other), present)
-        codes, _ = source.latent_policy.sample(conditions, generator, source.sampling)
-        decoded = source.autoencoder.decode_features(codes)
-        for row, index in enumerate(active):
-            segment = planners[index].place(codes[row].numpy(), decoded[row])
-            planners[index].commit(REPLAN_FRAMES)
-            made[index].append((segment.codes, segment.qpos, segment.qvel))
-    return made
+def executed_frames(qpos: Float[np.ndarray, "segment planned coordinate"]) -> Float[np.ndarray, "frame coordinate"]:
+    """Lay the executed frames of segments end to end."""
+    return np.concatenate(qpos[:, :REPLAN_FRAMES]).astype(np.float64)
 
 
 def _assemble(
     name: str,
     script: Script,
-    rows: dict[str, np.ndarray],
+    rows: Rows,
     hz: float,
     robot: Robot,
     limits: PlausibilityLimits,
 ) -> Plan:
     """Lay the executed frames of a script's segments end to end and mask what is implausible."""
-    qpos = np.concatenate(rows["qpos"][:, :REPLAN_FRAMES]).astype(np.float64)
+    qpos = executed_frames(rows["qpos"])
     starts = np.arange(0, len(qpos), REPLAN_FRAMES)
     ends = np.cumsum([command.frames for command in script])
     labels = tuple(

@@ -152,8 +152,12 @@ class Planner:
         conditions = self.conditions(text, path).repeat(count)
         codes, _ = self._policy.sample(conditions, self._generator, self._sampling)
         features = self._autoencoder.decode_features(codes)
-        best = 0 if path is None or count == 1 else int(self._path_costs(features, path).argmin())
+        best = self.best(features, path)
         return self.place(codes[best].numpy(), features[best])
+
+    def best(self, features: Float[np.ndarray, "candidate frame feature"], path: DesiredPath | None) -> int:
+        """Return which of several decoded segments strays least from a path; the first one where there is none."""
+        return 0 if path is None or len(features) == 1 else int(self._path_costs(features, path).argmin())
 
     def _path_costs(
         self, features: Float[np.ndarray, "candidate frame feature"], path: DesiredPath

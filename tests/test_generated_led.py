@@ -1,0 +1,94 @@
+"""Scripts that say where to go: velocities around each action's own, followed by the plan as by the running stack."""
+
+import numpy as np
+import pytest
+import torch
+
+from motionlex.controllers.bundle import load_bundle
+from motionlex.controllers.command_tours import ScriptConfig, ScriptedCommand, random_scripts
+from motionlex.controllers.generated import PlausibilityLimits, generate
+from motionlex.controllers.high_level import load_high_level
+from motionlex.controllers.led_commands import FASTEST, TURN, action_velocities, lead
+from motionlex.controllers.script_planning import plan_scripts
+from motionlex.controllers.stack import Stack
+from motionlex.controllers.stack_state import StackConfig
+from motionlex.data.errors import UserError
+from motionlex.data.quaternion import from_yaw
+
+HZ = 50.0
+
+
+def command(action, seconds, **changes):
+    return ScriptedCommand(action=action, text=action, frames=round(seconds * HZ), **changes)
+
+
+def moving(velocity, turn, seconds, heading):
+    """A root that moves at (forward, left) in its own frame while it turns: integrated step by step."""
+    rows = np.zeros((round(seconds * HZ), 26))
+    xy = np.zeros(2)
+    for row in rows:
+        row[:2], row[3:7] = xy, from_yaw(heading)
+        forward = np.array([np.cos(heading), np.sin(heading)])
+        xy = xy + (velocity[0] * forward + velocity[1] * np.array([-forward[1], forward[0]])) / HZ
+        heading += turn / HZ
+    return rows
+
+
+def test_velocities_are_those_that_the_plans_were_made_with():
+    walk = moving((0.8, 0.1), 0.3, 4.0, 2.0)
+    side = moving((0.0, -0.5), -0.1, 4.0, 2.0 + 4.0 * 0.3 - 2.0 * np.pi)  # the same heading, another branch
+    side[:, :2] += walk[-1, :2]
+    script = (command("walk", 4.0), command("side", 4.0))
+    found = action_velocities([(script, np.concatenate((walk, side))), ((command("nod", 0.5),), side[:25])], HZ)
+    assert set(found) == {"walk", "side"}  # nodding is over before it has settled
+    np.testing.assert_allclose(found["walk"], (0.8, 0.1, 0.3), atol=2e-2)
+    np.testing.assert_allclose(found["side"], (0.0, -0.5, -0.1), atol=1e-9)
+
+
+def test_only_what_goes_somewhere_is_led_within_its_own_range():
+    own = {"walk": np.array([0.8, 0.0, 0.1]), "wave": np.array([0.02, 0.0, 0.0])}
+    script = (command("walk", 2.0), command("wave", 2.0), command("bow", 2.0))
+    rng = np.random.default_rng(0)
+    led = [lead(script, own, rng) for _ in range(300)]
+    assert all(wave.velocity is None and bow.velocity is None for _, wave, bow in led)
+    speeds, left, turns = np.array([walk.velocity for walk, _, _ in led]).T
+    assert 0.0 <= speeds.min() < 0.05 and 0.8 * FASTEST - 0.05 < speeds.max() <= 0.8 * FASTEST
+    assert (left == 0.0).all()
+    assert 0.1 - TURN <= turns.min() < 0.1 - TURN + 0.02 and 0.1 + TURN - 0.02 < turns.max() <= 0.1 + TURN
+
+
+def test_a_led_script_is_what_the_running_stack_decides(tiny_bundle, toy_encode):
+    """The first segment of a command with a velocity: same codes, same frames, of as many candidates."""
+    source = load_high_level(tiny_bundle)
+    told = command("walk forward", 0.32, velocity=(0.5, 0.1, 0.2))
+    embeddings = {told.text: toy_encode([told.text])[0]}
+    (rows,) = plan_scripts(source, [(told,)], embeddings, torch.Generator().manual_seed(7))
+    stack = Stack(
+        load_bundle(tiny_bundle), seed=7, encode=toy_encode, config=StackConfig(understood_from=-1.0, lead_s=0.0)
+    )
+    stack.steer(0.5, 0.1, 0.2)
+    stack.command(told.text)
+    stack.step()
+    np.testing.assert_array_equal(stack._segment.codes, rows["codes"][0])
+    np.testing.assert_allclose(stack._segment.qpos, rows["qpos"][0], atol=1e-9)
+
+
+def test_a_share_of_the_scripts_is_led(tiny_bundle, toy_encode, monkeypatch, tmp_path):
+    monkeypatch.setenv("MOTIONLEX_CACHE", str(tmp_path))
+    source, loose = load_high_level(tiny_bundle), PlausibilityLimits(root_speed=1e6, joint_speed=1e6, penetration=1e6)
+    config = ScriptConfig(minutes=0.4, shortest_s=0.7, longest_s=1.1, commands=4, led_share=0.5)
+    scripts = random_scripts(source.actions, config, HZ, np.random.default_rng(0))
+    led, free = (
+        generate(source, ScriptConfig(**{**vars(config), "led_share": share}), seed=0, encode=toy_encode, limits=loose)
+        for share in (0.5, 0.0)
+    )
+    same = [
+        len(one.codes) == len(other.codes) and (one.codes == other.codes).all()
+        for one, other in zip(led.plans, free.plans, strict=True)
+    ]
+    untouched = len(scripts) - round(0.5 * len(scripts))
+    assert len(same) == len(scripts) > 3
+    assert all(plan.clip.labels == other.clip.labels for plan, other in zip(led.plans, free.plans, strict=True))
+    assert not all(same[untouched:])  # an untrained policy moves about, so every action of it can be led
+    with pytest.raises(UserError, match="led_share"):
+        ScriptConfig(led_share=1.5)
