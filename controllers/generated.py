@@ -128,7 +128,8 @@ def generate(
     for number, script in enumerate(scripts):
         count = sum(command.segments for command in script)
         rows = {name: array[first : first + count] for name, array in arrays.items()}
-        plans.append(_assemble(f"generated_{number}", script, rows, source.hz, robot, limits))
+        kind = "generated" if number < len(scripts) - led else "led"
+        plans.append(_assemble(f"{kind}_{number}", script, rows, source.hz, robot, limits))
         first += count
     motion = GeneratedMotion(plans=tuple(plans), source=source, key=key)
     _report(motion)

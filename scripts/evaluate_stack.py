@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import tyro
 
-from motionlex.controllers.evaluation_report import EvaluateStackFlags, evaluate_stack
+from motionlex.controllers.evaluation_flags import EvaluateStackFlags
+from motionlex.controllers.evaluation_report import evaluate_stack
 from motionlex.scripts.common import run_cli
 
 

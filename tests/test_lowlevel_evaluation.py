@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
-from motionlex.controllers import evaluation_report, evaluation_tracking, low_level_setup, rollout_recorder
-from motionlex.controllers.evaluation_report import EvaluateStackFlags, evaluate_stack
+from motionlex.controllers import evaluation_tracking, low_level_setup, rollout_recorder, tracking_stage
+from motionlex.controllers.evaluation_flags import EvaluateStackFlags
+from motionlex.controllers.evaluation_report import evaluate_stack
 from motionlex.controllers.evaluation_tracking import evaluate_tracking, quick_score, worst_clips
 from motionlex.controllers.intervals import bootstrap_interval, ratio, wilson_interval
 from motionlex.controllers.low_level_config import LowLevelConfig, resolve_config
@@ -432,11 +433,11 @@ def test_evaluation_draws_codes_that_training_has_not_seen(monkeypatch, toy_data
         LowLevelFlags(goal="latent", vae=tiny_vae_run, code_draws=8, worlds=4, steps=128, out=tmp_path / "run")
     )
     shown = []
-    monkeypatch.setattr(evaluation_report, "load_low_level_config", lambda folder: config)
-    monkeypatch.setattr(evaluation_report, "load_dataset", toy_dataset)
-    monkeypatch.setattr(evaluation_report.LowLevelPolicy, "load", lambda folder: Still())
+    monkeypatch.setattr(tracking_stage, "load_low_level_config", lambda folder: config)
+    monkeypatch.setattr(tracking_stage, "load_dataset", toy_dataset)
+    monkeypatch.setattr(tracking_stage.LowLevelPolicy, "load", lambda folder: Still())
     monkeypatch.setattr(
-        evaluation_report, "evaluate_tracking", lambda policy, library, command, **_: shown.append(command) or {}
+        tracking_stage, "evaluate_tracking", lambda policy, library, command, **_: shown.append(command) or {}
     )
     monkeypatch.setattr(low_level_setup, "load_dataset", toy_dataset)
     (tmp_path / "run").mkdir()
@@ -608,10 +609,10 @@ def test_worst_clips_are_those_that_fail_and_then_those_that_err():
 def test_the_report_of_a_run_comes_with_its_learning_curves(monkeypatch, toy_dataset, replay, tmp_path):
     replay()
     report, run, out = measured(library_of(moving())), tmp_path / "run", tmp_path / "out"
-    monkeypatch.setattr(evaluation_report, "load_low_level_config", lambda folder: LowLevelConfig())
-    monkeypatch.setattr(evaluation_report, "load_dataset", toy_dataset)
-    monkeypatch.setattr(evaluation_report.LowLevelPolicy, "load", lambda folder: Still())
-    monkeypatch.setattr(evaluation_report, "evaluate_tracking", lambda *_, **__: report)
+    monkeypatch.setattr(tracking_stage, "load_low_level_config", lambda folder: LowLevelConfig())
+    monkeypatch.setattr(tracking_stage, "load_dataset", toy_dataset)
+    monkeypatch.setattr(tracking_stage.LowLevelPolicy, "load", lambda folder: Still())
+    monkeypatch.setattr(tracking_stage, "evaluate_tracking", lambda *_, **__: report)
     writer = SummaryWriter(str(run / "tensorboard"))
     writer.add_scalar("train/mean_return", 1.0, 10)
     writer.close()

@@ -34,7 +34,7 @@ def test_all_stages_from_the_command_to_the_files(
         tracked.append(flags.out)
         return {"success_rate": 1.0, "keypoint_error_local_mm": 20.0}
 
-    monkeypatch.setattr(evaluation_report, "_tracking", tracking)
+    monkeypatch.setattr(evaluation_report, "tracking_stage", tracking)
     out = tmp_path / "report"
     arguments = [str(tiny_bundle), "--stage", "all", "--prompts", "1", "--prompt-seconds", "2", "--switches", "1"]
     arguments += ["--survival-rollouts", "0", "--evaluator", str(evaluator), "--out", str(out), "--json"]
