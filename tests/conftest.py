@@ -170,3 +170,11 @@ def own_interrupts():
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture
+def replay(monkeypatch):
+    """A function that puts kinematics in place of physics, see tracking_doubles.py."""
+    from tracking_doubles import replaying
+
+    return replaying(monkeypatch)

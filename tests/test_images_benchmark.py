@@ -74,6 +74,13 @@ def test_shards_and_a_single_call_give_the_same_table(tmp_path, capsys):
     assert "±" in (parts / "table.md").read_text()
 
 
+def test_named_rows_are_run_and_the_rest_is_left(tmp_path, capsys):
+    flags = ("rrvq-table1", *FEW, "--seeds", "2", "--out", str(tmp_path / "out"))
+    code, result, _ = run(capsys, *flags, "--rows", "rvqvae")
+    assert code == 0 and result["left"] == 2
+    assert [job["name"] for job in result["jobs"] if job["finished"]] == ["rvqvae_seed0", "rvqvae_seed1"]
+
+
 def test_a_killed_grid_continues_exactly_where_it_stopped(tmp_path, capsys, monkeypatch):
     flags = ("gm-vq-table1", "--data", "digits", "--steps", "7", "--batch", "8", "--width", "16", "--images", "16")
     assert run(capsys, *flags, "--out", str(tmp_path / "whole"))[0] == 0
@@ -108,6 +115,7 @@ def test_a_killed_grid_continues_exactly_where_it_stopped(tmp_path, capsys, monk
         (("table1", "--shard", "5/4"), "--shard wants i/n with i from 1 to n, e.g. 2/4, got '5/4'"),
         (("table1", "--shard", "0/4"), "got '0/4'"),
         (("table1", "--shard", "half"), "got 'half'"),
+        (("table1", "--data", "digits", "--rows", "dasp"), "unknown row 'dasp'. Did you mean 'daps'?"),
         (("table1", "--data", "mnist"), "data set 'mnist' needs a folder: give --data-root PATH or set"),
         (("table1", "--data", "minst"), "unknown image data set 'minst'. Did you mean 'mnist'?"),
         (("table1", "--data-root", "/no/such/folder"), "no such folder: /no/such/folder"),
@@ -138,7 +146,7 @@ def test_one_folder_is_for_one_experiment(tmp_path, capsys):
 def test_a_missing_set_of_the_paper_is_replaced_and_said_so(tmp_path, capsys, monkeypatch, caplog):
     monkeypatch.delenv("MOTIONLEX_IMAGES", raising=False)
     code, result, _ = run(capsys, "table1", "--jobs-list", "--out", str(tmp_path / "out"))
-    assert code == 0 and result["data"] == "digits (8 x 8)" and result["left"] == len(result["jobs"]) == 7
+    assert code == 0 and result["data"] == "digits (8 x 8)" and result["left"] == len(result["jobs"]) == 11
     assert "going on with the built-in digits" in caplog.text and not (tmp_path / "out").exists()
 
 

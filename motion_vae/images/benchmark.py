@@ -9,12 +9,13 @@ from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 
-from motionlex.data.errors import UserError, check_number, check_seed
+from motionlex.data.errors import UserError, check_number, check_seed, unknown_name
 from motionlex.data.images.dataset import ImageData, load_image_dataset
 from motionlex.data.storage import finite, write_bytes, write_json
 from motionlex.motion_vae import checkpoint
 from motionlex.motion_vae.images.experiments import get_experiment
 from motionlex.motion_vae.images.jobs import Experiment, Finished, Job, Options, is_finished, read_result
+from motionlex.motion_vae.images.on_ray import run_on_ray
 from motionlex.motion_vae.registry import PlainValue
 
 logger = logging.getLogger(__name__)
@@ -44,8 +45,12 @@ class ImageBenchmarkFlags:
     """Width of all networks, for a cheaper experiment; the table says so. None takes the paper's."""
     images: int | None = None
     """Held-out images to measure on; None takes all."""
+    rows: tuple[str, ...] = ()
+    """Only these rows of the table, by the names of their jobs without the seed, e.g. fsq daps_na; none takes all."""
     shard: str | None = None
     """Part of the jobs, e.g. 2/4 for every fourth from the second; a call without it collects what is there."""
+    ray: str | None = None
+    """Let Ray spread the jobs: local for the cores of this machine, or the address of a cluster, e.g. auto."""
     jobs_list: bool = False
     """Only list the jobs and which are finished."""
     device: str = "cpu"
@@ -75,7 +80,7 @@ def run_experiment(name: str, flags: ImageBenchmarkFlags) -> dict[str, PlainValu
     jobs = experiment.jobs(options)
     if not flags.jobs_list:
         _claim(out, experiment, options)
-        _run(jobs[part - 1 :: parts], out, flags.device)
+        _run(_chosen(jobs, flags.rows)[part - 1 :: parts], out, flags.device, flags.ray)
     folders = [out / JOBS / job.name for job in jobs]
     listed = [{"name": job.name, "finished": is_finished(folder)} for job, folder in zip(jobs, folders)]
     result: dict[str, PlainValue] = {
@@ -110,6 +115,20 @@ def _shard(text: str | None) -> tuple[int, int]:
     if not (slash and first.isdecimal() and second.isdecimal() and 1 <= int(first) <= int(second)):
         raise UserError(f"--shard wants i/n with i from 1 to n, e.g. 2/4, got {text!r}")
     return int(first), int(second)
+
+
+def _chosen(jobs: Sequence[Job], rows: Sequence[str]) -> Sequence[Job]:
+    """Take the jobs of some rows.
+
+    Raises:
+        UserError: If there is no such row.
+    """
+    named = [(job.name.removesuffix(f"_seed{job.seed}"), job) for job in jobs]
+    available = list(dict.fromkeys(name for name, _ in named))
+    for row in rows:
+        if row not in available:
+            raise unknown_name("row", row, available, "the experiment")
+    return [job for name, job in named if not rows or name in rows]
 
 
 def _options(experiment: Experiment, flags: ImageBenchmarkFlags) -> Options:
@@ -168,11 +187,14 @@ def _claim(out: Path, experiment: Experiment, options: Options) -> None:
     write_json(path, wanted)
 
 
-def _run(jobs: Sequence[Job], out: Path, device: str) -> None:
+def _run(jobs: Sequence[Job], out: Path, device: str, ray: str | None) -> None:
     """Do what is not finished, with the time that is left."""
     todo = [job for job in jobs if not is_finished(out / JOBS / job.name)]
     if len(todo) < len(jobs):
         logger.info(f"{len(jobs) - len(todo)} of {len(jobs)} jobs are finished already")
+    if ray is not None and todo:
+        run_on_ray({out / JOBS / job.name: job for job in todo}, device, ray)
+        return
     started = time.monotonic()
     for number, job in enumerate(todo):
         each = (time.monotonic() - started) / number if number else None

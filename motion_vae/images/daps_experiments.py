@@ -2,12 +2,13 @@
 
 from motionlex.motion_vae.images.bottleneck_sweep import BOTTLENECK_SWEEP, BOTTLENECK_SWEEP_CIFAR
 from motionlex.motion_vae.images.code_usage import CODE_USAGE, CODE_USAGE_CIFAR
-from motionlex.motion_vae.images.daps_tables import TABLE1_CIFAR, TABLE1_IMAGENET, TABLE2, TABLE2_CIFAR
+from motionlex.motion_vae.images.daps_tables import TABLE1, TABLE1_CIFAR, TABLE1_IMAGENET, TABLE2, TABLE2_CIFAR
 from motionlex.motion_vae.images.label_samples import LABEL_SAMPLES
 from motionlex.motion_vae.images.overview import OVERVIEW, OVERVIEW_CIFAR
 from motionlex.motion_vae.images.value_samples import VALUE_SAMPLES
 
 DAPS_EXPERIMENTS = (
+    TABLE1,
     TABLE1_CIFAR,
     TABLE1_IMAGENET,
     TABLE2,

@@ -103,34 +103,6 @@ def _draw_grid(options: Options, finished: Sequence[Finished], folder: Path) -> 
     return [figures.save(figure, folder / "beta_ess_grid.png")]
 
 
-TABLE1 = experiment(
-    "table1",
-    "DAPS, table 1 (MNIST)",
-    setting="mnist",
-    data="mnist",
-    rows=(
-        Row(name="DAPS", slug="daps", method="daps", paper={"beta_elbo": -46.54, "psnr_db": 18.23}),
-        Row(name="DAPS-NA", slug="daps_na", method="daps_na", paper={"beta_elbo": -46.96, "psnr_db": 18.36}),
-        Row(name="Gumbel-NA", slug="gumbel_na", method="gumbel_na", paper={"beta_elbo": -47.09, "psnr_db": 18.21}),
-        Row(name="VQ-VAE", slug="vqvae", method="vqvae", paper={"psnr_db": 18.45}),
-        Row(name="FSQ", slug="fsq", method="fsq", paper={"psnr_db": 18.42}),
-        Row(name="GR-MCK-NA, corrected", slug="gr_mck_na", method="gr_mck_na"),
-        Row(
-            name="GR-MCK-NA, as published",
-            slug="gr_mck_na_as_published",
-            method="gr_mck_na",
-            changes=("as_published=true",),
-            paper={"beta_elbo": -68.52, "psnr_db": 16.22},
-        ),
-    ),
-    measures=(BETA_ELBO, PSNR, SSIM, USAGE, PERPLEXITY),
-    notes=(
-        "Ours: last checkpoint on the test split; the paper takes the best of every measure on validation data",
-        "GR-MCK-NA as published differentiates through the conditional noise, as public code does; the paper does not "
-        "say which it ran, so its value stands with that row",
-    ),
-)
-
 GM_VQ_TABLE1 = experiment(
     "gm-vq-table1",
     "GM-VQ, table 1 (CIFAR-10)",
@@ -215,5 +187,5 @@ BETA_ESS_GRID = experiment(
 
 OTHERS = (GM_VQ_TABLE1, *GM_VQ_EXPERIMENTS, GUMBEL_BIAS, RRVQ_TABLE1, *RRVQ_EXPERIMENTS, TUTORIAL)
 """Of the other papers."""
-EXPERIMENTS = (TABLE1, *DAPS_EXPERIMENTS, BETA_ESS_GRID, *OTHERS)
+EXPERIMENTS = (*DAPS_EXPERIMENTS, BETA_ESS_GRID, *OTHERS)
 """In the order of listings."""
