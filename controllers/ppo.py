@@ -142,7 +142,7 @@ class TrackingPPO(PPO):
         buffer, recipe, sampler = self.rollout_buffer, self.recipe, self.env.sampler
         cooled = recipe.cooled(self._current_progress_remaining)
         target_kl = recipe.kl_target(sampler.failing_share(self.env.task.config.episode_s), cooled)
-        std_floor = recipe.std_floor(cooled)
+        std_bounds = recipe.std_bounds(cooled)
         self.policy.set_training_mode(True)
         observations = self._flat(buffer.observations)
         columns = [self._flat(x) for x in (buffer.actions, buffer.log_probs, buffer.advantages, buffer.returns)]
@@ -152,7 +152,7 @@ class TrackingPPO(PPO):
             rates = torch.zeros(4, dtype=torch.float64)
             parts = order.to(self.device).split(self.batch_size)
             for rows in parts:
-                rates += self._update(std_floor, observations[rows], *(column[rows] for column in columns))
+                rates += self._update(std_bounds, observations[rows], *(column[rows] for column in columns))
             totals = (distributed.synchronised_sum(rates) / (self.ranks * len(parts))).numpy()
             if totals[0] > 4.0 * target_kl and epoch < recipe.epochs - 1:
                 break
@@ -177,7 +177,7 @@ class TrackingPPO(PPO):
 
     def _update(
         self,
-        std_floor: float,
+        std_bounds: tuple[float, float],
         observations: Tensor,
         actions: Tensor,
         old_log_prob: Tensor,
@@ -210,7 +210,7 @@ class TrackingPPO(PPO):
             torch.nn.utils.clip_grad_norm_(parameters, recipe.max_gradient)
         optimizer.step()
         with torch.no_grad():
-            self.policy.network.log_std.clamp_(min=float(np.log(std_floor)))
+            self.policy.network.log_std.clamp_(*np.log(std_bounds))
             kl = (ratio - 1.0 - log_ratio).mean()
             share = ((ratio - 1.0).abs() > recipe.clip).float().mean()
             return torch.stack((kl, policy_loss, value_loss, share)).cpu().double()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -50,12 +51,13 @@ class PPOConfig:
     initial_std: float = 0.5
     """Standard deviation of the actions at the start."""
     cooldown: float = 0.0
-    """Share of the run, at its end, in which KL target and smallest standard deviation fall geometrically to the next
-    two: large steps find a gait and wander, small ones keep it. A resume with other --steps moves its begin."""
+    """Share of the run, at its end, in which the KL target and the bounds of the standard deviation fall geometrically
+    to the next two: large steps and much noise find a gait and wander, small ones keep it and what noise forbids is
+    learned. A resume with other --steps moves its begin."""
     cooldown_kl: float = 0.005
     """KL divergence [nat] per update at the end of the cool-down."""
     cooldown_std: float = 0.05
-    """Smallest standard deviation of an action at the end of the cool-down."""
+    """Standard deviation of an action at the end of the cool-down: smallest and largest."""
     precision: Precision = "auto"
     """Arithmetic of the networks' matrix products in the update (auto: bf16 where the processor multiplies it natively,
     as found when a run is created); parameters, losses and acting stay in float32."""
@@ -75,7 +77,8 @@ class PPOConfig:
                 f"minimum_kl is {self.minimum_kl}, above target_kl = {self.target_kl}: give --set minimum_kl=... too"
             )
         check_number("cooldown", self.cooldown, at_least=0, at_most=1)
-        if self.cooldown and (self.cooldown_kl > self.minimum_kl or self.cooldown_std > self.minimum_std):
+        rising = self.cooldown_kl > self.minimum_kl or self.cooldown_std > min(self.minimum_std, self.initial_std)
+        if self.cooldown and rising:
             raise UserError(
                 f"cooldown_kl = {self.cooldown_kl} and cooldown_std = {self.cooldown_std} are where minimum_kl = "
                 f"{self.minimum_kl} and minimum_std = {self.minimum_std} fall to: give smaller ones"
@@ -94,9 +97,16 @@ class PPOConfig:
         """
         return max(self.minimum_kl, self.target_kl * failing) ** (1.0 - cooled) * self.cooldown_kl**cooled
 
-    def std_floor(self, cooled: float) -> float:
-        """Return the smallest standard deviation of an action at a stage of the cool-down."""
-        return self.minimum_std ** (1.0 - cooled) * self.cooldown_std**cooled
+    def std_bounds(self, cooled: float) -> tuple[float, float]:
+        """Return the smallest and the largest standard deviation of an action at a stage of the cool-down.
+
+        Before it there is no largest one. In it the noise is brought down, rather than allowed to fall: gradients that
+        are small enough to keep a gait would take much longer to do so.
+        """
+        lowest, highest = (
+            start ** (1.0 - cooled) * self.cooldown_std**cooled for start in (self.minimum_std, self.initial_std)
+        )
+        return lowest, highest if cooled else math.inf
 
     def minibatch_of(self, ranks: int) -> int:
         """Return how many steps of a mini-batch each of several processes takes.

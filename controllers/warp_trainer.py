@@ -135,7 +135,7 @@ class WarpTrainer:
         coarse = self.device.type == "cuda" and self.recipe.precision == "float32"
         with float32_arithmetic("tf32" if coarse else "float32"):
             losses = self.algorithm.update()
-        self._after_update(losses, self.recipe.std_floor(cooled))
+        self._after_update(losses, self.recipe.std_bounds(cooled))
         self.updates += 1
         self.statistics["rollout_s"], self.statistics["update_s"] = middle - begin, time.perf_counter() - middle
 
@@ -148,7 +148,7 @@ class WarpTrainer:
         return observations
 
     @torch.no_grad()
-    def _after_update(self, losses: Mapping[str, float], std_floor: float) -> None:
+    def _after_update(self, losses: Mapping[str, float], std_bounds: tuple[float, float]) -> None:
         """Measure, keep the noise above its minimum, update the normaliser, share what the ranks learned of starts."""
         storage, network = self.algorithm.storage, self.policy.network
         assert storage.distribution_params is not None
@@ -156,7 +156,7 @@ class WarpTrainer:
         now = mean, network.log_std.exp().expand_as(mean)
         kl = self.policy.get_kl_divergence(tuple(p[-1] for p in storage.distribution_params), now).mean()
         left = (storage.returns - storage.values).var() / storage.returns.var().clamp_min(1e-12)
-        network.log_std.clamp_(min=math.log(std_floor))
+        network.log_std.clamp_(*map(math.log, std_bounds))
         network.update_normaliser(critic_view(storage.observations.flatten(0, 1)))
         if self.ranks > 1:
             failure = self.env.sampler.failure

@@ -138,7 +138,9 @@ def test_a_cool_down_ends_in_small_steps_and_little_noise():
     )
     assert [config.cooled(left) for left in (1.0, 0.25, 0.125, 0.0)] == pytest.approx([0.0, 0.0, 0.5, 1.0])
     assert [config.kl_target(0.5, c) for c in (0.0, 0.5, 1.0)] == pytest.approx([0.04, 0.0002**0.5, 0.005])
-    assert [config.std_floor(c) for c in (0.0, 0.5, 1.0)] == pytest.approx([0.2, 0.1, 0.05])
+    bounds = [config.std_bounds(c) for c in (0.0, 0.5, 1.0)]
+    assert [low for low, _ in bounds] == pytest.approx([0.2, 0.1, 0.05])
+    assert [high for _, high in bounds] == pytest.approx([np.inf, 0.025**0.5, 0.05])
     assert PPOConfig().cooled(0.0) == 0.0  # none unless asked for
     with pytest.raises(UserError, match="cooldown_kl"):
         PPOConfig(minimum_kl=0.002, cooldown=0.5)
