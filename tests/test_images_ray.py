@@ -46,5 +46,6 @@ def test_a_job_that_fails_is_named_and_the_others_are_done(tmp_path, capsys):
 
 def test_a_cluster_that_does_not_answer_is_named(tmp_path, capsys):
     pytest.importorskip("ray")
-    code, _, said = run(capsys, "--out", str(tmp_path / "out"), "--ray", "127.0.0.1:1")
-    assert code == 2 and "--ray 127.0.0.1:1: no cluster answers" in said
+    for address in ("127.0.0.1:1", "ray://127.0.0.1:1", "127.0.0.1:port"):
+        code, _, said = run(capsys, "--out", str(tmp_path / "out"), "--ray", address)
+        assert code == 2 and f"--ray {address}: no cluster answers" in said

@@ -2,8 +2,10 @@
 
 import logging
 import os
+import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from motionlex.data.errors import UserError
 from motionlex.motion_vae.images.jobs import Job
@@ -11,6 +13,8 @@ from motionlex.motion_vae.images.jobs import Job
 logger = logging.getLogger(__name__)
 LOCAL = "local"
 """Address that starts Ray on this machine and ends it with the command."""
+_ANSWER_S = 10.0
+"""Time that a cluster has to answer [s]."""
 _HANDED_ON = ("MOTIONLEX_IMAGES", "MOTIONLEX_CACHE", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -34,6 +38,7 @@ def run_on_ray(jobs: Mapping[Path, Job], device: str, address: str) -> None:
         raise UserError(
             "--ray needs the package ray: install motionlex with its extra 'ray', or use --shard"
         ) from error
+    _check_answers(address)
     variables = {"OMP_NUM_THREADS": "1", **{name: os.environ[name] for name in _HANDED_ON if name in os.environ}}
     try:
         ray.init(
@@ -53,6 +58,20 @@ def run_on_ray(jobs: Mapping[Path, Job], device: str, address: str) -> None:
         raise UserError("stopped; the same command continues") from None
     finally:
         ray.shutdown()
+
+
+def _check_answers(address: str) -> None:
+    """Refuse an address at which nobody listens: Ray itself would try for minutes.
+
+    Raises:
+        UserError: Naming it.
+    """
+    place = urlsplit(address if "//" in address else f"//{address}")
+    try:
+        if place.port is not None:
+            socket.create_connection((place.hostname or "", place.port), timeout=_ANSWER_S).close()
+    except (OSError, ValueError) as error:
+        raise UserError(f"--ray {address}: no cluster answers there: {error}") from error
 
 
 def _work(job: Job, folder: Path, device: str) -> None:
