@@ -9,17 +9,13 @@ import numpy as np
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
+from trainer_doubles import Noise, small_trainer
 
-from motionlex.data.errors import UserError
 from motionlex.motion_vae.contract import DiscreteAutoencoder, LossTerms, OptimisationConfig, ParameterGroup
-from motionlex.motion_vae.estimators import nearest_code
 from motionlex.motion_vae.metrics import code_perplexity
 from motionlex.motion_vae.optimisation import GroupOptimiser
-from motionlex.motion_vae.precision import arithmetic
-from motionlex.motion_vae.quantisation import code_sums, k_means, mixed_codes, weighted_distance_logits
+from motionlex.motion_vae.quantisation import code_sums
 from motionlex.motion_vae.registry import available_methods, build_model, get_preset, override
-from motionlex.motion_vae.responsibilities import responsibility_logits
 from motionlex.motion_vae.trainer import NonFiniteLossError, Trainer, transferred
 from motionlex.motion_vae.trajectories.domain import TrajectoryDomain
 from motionlex.motion_vae.validation import held_out_score
@@ -212,24 +208,6 @@ def test_batches_go_to_a_gpu_from_pinned_memory(monkeypatch):
     assert asked == [False, "pin", True, False]
 
 
-class Noise:
-    """Batches of noise."""
-
-    def sample(self, batch, generator):
-        return torch.randn(batch, 4, 5, generator=generator)
-
-
-def small_trainer(method, *settings, source=None, validate=None, dtype=torch.float32, **optimisation):
-    settings = ("width=16", "heads=2", "layers=1", "generator_layers=1", "vocabulary=8", *settings)
-    model = build_model(
-        method, override(get_preset(method, "small"), settings).method, TrajectoryDomain(frames=4, features=5), seed=0
-    )
-    return Trainer(
-        model.to(dtype), source or Noise(), OptimisationConfig(**{"batch": 64, **optimisation}), schedule_steps=10,
-        seed=0, device=torch.device("cpu"), validate=validate,
-    )  # fmt: skip
-
-
 @pytest.mark.parametrize("update", ["gradient", "ema"])
 def test_four_parts_of_16_give_the_gradients_of_64(update):
     """float64: only the order of sums differs; a moving codebook sees the vectors of all parts."""
@@ -292,51 +270,6 @@ def test_several_objectives_go_in_step_over_the_parts():
     assert logged == pytest.approx({"loss": 0.5, "loss_first": 1.0, "loss_second": 0.5})
 
 
-@pytest.mark.parametrize("method", ["daps", "daps_na", "vqvae"])
-def test_bf16_loses_three_digits_and_keeps_float32_where_it_matters(method):
-    """The same draws scored in both precisions; bfloat16 has 8 bits, so 2 % of a sum of many terms is ample."""
-    losses = {}
-    for precision in ("float32", "bf16"):
-        trainer = small_trainer(method, precision=precision)
-        model, x = trainer.model, Noise().sample(16, torch.Generator().manual_seed(0))
-        if method != "vqvae":  # rounding would draw other codes
-            codes = torch.randint(8, (16, model.config.samples, 8), generator=torch.Generator().manual_seed(1))
-            model.recognition.sample = lambda memory, samples, generator, codes=codes: (codes, torch.zeros(16, samples))
-        with arithmetic(precision, torch.device("cpu")):
-            terms = model.loss(x, torch.Generator().manual_seed(2), progress=1.0)
-        terms.total.backward()
-        everything = {"total": terms.total, **terms.terms, **terms.metrics}
-        assert {name: value.dtype for name, value in everything.items()} == dict.fromkeys(everything, torch.float32)
-        assert all(p.grad.dtype == torch.float32 for p in model.parameters() if p.grad is not None)
-        assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
-        losses[precision] = {name: value.item() for name, value in everything.items()}
-    assert losses["bf16"] != losses["float32"], "the body must run in bfloat16"
-    for name in ("mean_squared_error", "decoder" if method != "vqvae" else "reconstruction"):
-        assert losses["bf16"][name] == pytest.approx(losses["float32"][name], rel=0.02)
-    if method != "vqvae":
-        assert losses["bf16"]["log_q_nats"] == pytest.approx(losses["float32"]["log_q_nats"], rel=0.02)
-
-
-def test_sampling_in_bf16_does_not_take_gradients_from_the_weights():
-    """Casts that a sampler cached without gradient once were handed on to teacher forcing (torch before 2.10)."""
-    trainer = small_trainer("daps", precision="bf16")
-    trainer.steps, trainer.optimisers = 10, ()
-    trainer.step()
-    missing = [name for name, p in trainer.model.named_parameters() if p.grad is None]
-    assert not missing
-
-
-def test_log_q_of_samples_in_bf16_is_that_of_teacher_forcing():
-    """8 tokens, each off by some 2^-8 of logits of order one."""
-    model = small_trainer("daps").model
-    with torch.no_grad(), arithmetic("bf16", torch.device("cpu")):
-        memory = model.recognition.memory(Noise().sample(8, torch.Generator().manual_seed(0)))
-        codes, log_q = model.recognition.sample(memory, 4, torch.Generator().manual_seed(1))
-        forced = model.recognition.log_prob(codes, memory)
-    assert log_q.dtype == forced.dtype == torch.float32
-    torch.testing.assert_close(log_q, forced, rtol=0, atol=0.2)
-
-
 @pytest.mark.parametrize("method", available_methods())
 def test_every_method_trains_in_parts_and_in_bf16(method):
     """Two steps through all objectives of a batch; what matters is float32 and finite, and weights have moved."""
@@ -352,7 +285,11 @@ def test_every_method_trains_in_parts_and_in_bf16(method):
 
 
 PLATEAU = {"validation_steps": 2, "plateau_factor": 0.5, "plateau_patience": 1, "plateau_floor": 1e-4, "batch": 4}
+
+
 SCORES = (1.0, 3.0, 2.0, 3.0, 2.5, float("nan"), 4.0, 1.0, 1.0, 1.0)
+
+
 RATES = (8e-4, 8e-4, 8e-4, 8e-4, 4e-4, 4e-4, 2e-4, 2e-4, 2e-4, 1e-4)
 """Of the two steps before each score: halved after every second score that is no record, down to the floor."""
 
@@ -403,79 +340,6 @@ def test_a_plateau_survives_a_resume():
 def test_bad_optimisation_is_refused_at_once(changes):
     with pytest.raises(ValueError, match=next(iter(changes))):
         OptimisationConfig(batch=4, **changes)
-
-
-class Products(TorchDispatchMode):
-    """Notes the types of the factors of every matrix product and the precision that it runs in."""
-
-    def __init__(self):
-        super().__init__()
-        self.seen = set()
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        if function.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.bmm, torch.ops.aten.mv, torch.ops.aten.addmm):
-            self.seen.add((args[0].dtype, torch.get_float32_matmul_precision()))
-        return function(*args, **(kwargs or {}))
-
-
-def test_the_precision_of_the_body():
-    """Seen where products are made; settings of the process are as before afterwards."""
-    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-    a = torch.ones(2, 2)
-    for precision, seen, convolutions in (
-        ("float32", (torch.float32, "highest"), False),
-        ("tf32", (torch.float32, "high"), True),
-        ("bf16", (torch.bfloat16, "highest"), True),
-    ):
-        with Products() as products, arithmetic(precision, torch.device("cpu")):
-            a @ a
-            assert torch.backends.cudnn.allow_tf32 is convolutions
-        assert products.seen == {seen}
-        assert (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32) == before
-
-
-@pytest.mark.parametrize("precision", ["tf32", "bf16"])
-@pytest.mark.parametrize(
-    "compare",
-    [
-        lambda x, codes: nearest_code(x, codes),
-        lambda x, codes: weighted_distance_logits(x, x.square(), codes),
-        lambda x, codes: mixed_codes(x.softmax(dim=-1), codes),
-        lambda x, codes: k_means(x.flatten(0, 1), 3, torch.Generator().manual_seed(0)),
-        lambda x, codes: responsibility_logits(x, codes),
-        lambda x, codes: responsibility_logits(x, codes, codes),
-    ],
-    ids=["nearest_code", "weighted_distance_logits", "mixed_codes", "k_means", "responsibilities", "variances"],
-)
-def test_codes_are_compared_in_full_precision(compare, precision):
-    x, codes = torch.randn(2, 4, 3, generator=torch.Generator().manual_seed(0)), torch.eye(3)
-    with Products() as products, arithmetic(precision, torch.device("cpu")):
-        compare(x, codes)
-    assert products.seen == {(torch.float32, "highest")}
-
-
-@pytest.mark.parametrize(
-    ("precision", "products", "convolutions"),
-    [("float32", "highest", False), ("tf32", "high", True), ("bf16", "highest", True)],
-)
-def test_gradients_are_computed_in_the_precision_of_the_loss(precision, products, convolutions, monkeypatch):
-    """And outside autocast, which has chosen the types of the backward pass already."""
-    monkeypatch.setattr("motionlex.motion_vae.trainer.check_precision", lambda precision, device: None)
-    trainer, seen = small_trainer("vqvae", precision=precision, batch=2), []
-
-    def note(gradient):
-        settings = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-        seen.append((*settings, torch.is_autocast_enabled("cpu")))
-
-    for parameter in filter(lambda p: p.requires_grad, trainer.model.parameters()):
-        parameter.register_hook(note)
-    trainer.step()
-    assert set(seen) == {(products, convolutions, False)}
-
-
-def test_tf32_needs_cuda():
-    with pytest.raises(UserError, match="precision tf32 needs a CUDA device, got 'cpu'"):
-        small_trainer("vqvae", precision="tf32")
 
 
 def test_the_score_is_the_beta_elbo_with_fixed_noise():
