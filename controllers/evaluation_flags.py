@@ -53,7 +53,7 @@ class EvaluateStackFlags:
     """Longest rollout of --stage tracking [s]; 10, with --plans 30."""
     plans: int = 0
     """Follow so many plans of the high-level policy under --stage tracking, a new command every 5 s, in place of clips;
-    in half of the plans walking commands also say how fast to go and where to turn."""
+    in half of the plans walking commands also say how fast to go and where to turn. At least 20 make sense."""
     out: Path | None = None
     """Folder for the report of --stage all (report.json, report.md, figures, and tracking/) or of --stage tracking
     (tracking.json, .md and .png, and curves.png of a run's training)."""

@@ -76,7 +76,8 @@ def evaluate_stack(target: str | None, flags: EvaluateStackFlags) -> Mapping[str
             raise UserError(f"{target} is no bundle: only --stage tracking works on a run of train_lowlevel")
         return tracking_stage(folder, flags)
     bundle = load_bundle(resolve_bundle(target))
-    find_root(get_dataset(flags.data or bundle.meta.data), flags.data_root)
+    if not flags.plans:
+        find_root(get_dataset(flags.data or bundle.meta.data), flags.data_root)
     head: dict[str, Value] = {"bundle": bundle.meta.name, "hz": bundle.meta.hz, "seed": float(flags.seed)}
     if flags.stage == "tracking":
         return {**head, **tracking_stage(bundle.path / "low_level", flags)}

@@ -22,7 +22,7 @@ TURN = 0.3
 
 
 def action_velocities(
-    motions: Iterable[tuple[Script, Float[np.ndarray, "frame coordinate"]]], hz: float
+    motions: Iterable[tuple[Script, Float[np.ndarray, "_ coordinate"]]], hz: float
 ) -> dict[str, Float[np.ndarray, " 3"]]:
     """Return each action's mean velocity as it is planned: forward, to the left [m/s], turning to the left [rad/s].
 

@@ -53,7 +53,7 @@ class PPOConfig:
     cooldown: float = 0.0
     """Share of the run, at its end, in which the KL target and the bounds of the standard deviation fall geometrically
     to the next two: large steps and much noise find a gait and wander, small ones keep it and what noise forbids is
-    learned. A resume with other --steps moves its begin."""
+    learned. A resume with more --steps moves its begin, which undoes one that has begun: the noise returns at once."""
     cooldown_kl: float = 0.005
     """KL divergence [nat] per update at the end of the cool-down."""
     cooldown_std: float = 0.05
@@ -77,12 +77,14 @@ class PPOConfig:
                 f"minimum_kl is {self.minimum_kl}, above target_kl = {self.target_kl}: give --set minimum_kl=... too"
             )
         check_number("cooldown", self.cooldown, at_least=0, at_most=1)
-        rising = self.cooldown_kl > self.minimum_kl or self.cooldown_std > min(self.minimum_std, self.initial_std)
-        if self.cooldown and rising:
-            raise UserError(
-                f"cooldown_kl = {self.cooldown_kl} and cooldown_std = {self.cooldown_std} are where minimum_kl = "
-                f"{self.minimum_kl} and minimum_std = {self.minimum_std} fall to: give smaller ones"
-            )
+        for end, start in (
+            ("cooldown_kl", "minimum_kl"),
+            ("cooldown_std", "minimum_std"),
+            ("cooldown_std", "initial_std"),
+        ):
+            low, high = getattr(self, end), getattr(self, start)
+            if self.cooldown and low > high:
+                raise UserError(f"{end} = {low} is where {start} = {high} falls to: give a smaller one")
         if self.precision not in get_args(Precision):
             raise unknown_name("precision", self.precision, get_args(Precision), "PPOConfig")
 

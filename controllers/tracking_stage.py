@@ -121,8 +121,10 @@ def _plans(
     folder: Path, bundle: Path | None, config: LowLevelConfig, seconds: float, flags: EvaluateStackFlags
 ) -> _Motions:
     """Let the high-level policy make up motions that training has not seen; each is followed from its beginning."""
-    if flags.clips:
-        raise UserError("--plans takes the place of --clips: give one of them")
+    for name in ("clips", "data", "data_root"):
+        if getattr(flags, name):
+            flag = f"--{name.replace('_', '-')}"
+            raise UserError(f"--plans takes the place of {flag}: give one of them")
     if bundle is None and config.generated is None:
         raise UserError(f"--plans needs a bundle or a run that was trained with --generated; {folder} is neither")
     source = load_high_level(Path(config.generated) if bundle is None else bundle)
@@ -139,4 +141,6 @@ def _plans(
     library = generated_library(motion)
     command = generated_command(motion, library, config.task.goal, config.task.ahead)
     starts = library.run_starts[library.clip_frame[library.run_starts] == 0]
+    if len(starts) < flags.plans:
+        logger.warning("%d of %d plans begin implausibly and are left out", flags.plans - len(starts), flags.plans)
     return _Motions(name="plans", library=library, command=command, starts=tuple(starts.tolist()))

@@ -121,10 +121,11 @@ class WarpTrainer:
         if self.device.type == "cuda":
             torch.cuda.set_rng_state(self._random_state["cuda"], self.device)
 
-    def improve(self, remaining: float) -> None:
-        """Collect one batch and update the policy on it; a share ``remaining`` of the run is left."""
+    def improve(self, total: int) -> None:
+        """Collect one batch and update the policy on it; the run is to have ``total`` control steps."""
         begin = time.perf_counter()
-        cooled = self.recipe.cooled(remaining)
+        done = self.steps + self.recipe.horizon * self.env.num_envs * self.ranks
+        cooled = self.recipe.cooled(1.0 - done / total)
         self.algorithm.desired_kl = self.recipe.kl_target(1.0, cooled)
         with torch.inference_mode():
             observations = self._collect()
@@ -149,7 +150,7 @@ class WarpTrainer:
 
     @torch.no_grad()
     def _after_update(self, losses: Mapping[str, float], std_bounds: tuple[float, float]) -> None:
-        """Measure, keep the noise above its minimum, update the normaliser, share what the ranks learned of starts."""
+        """Measure, keep the noise within its bounds, update the normaliser, share what the ranks learned of starts."""
         storage, network = self.algorithm.storage, self.policy.network
         assert storage.distribution_params is not None
         mean = network.mean(storage.observations["policy"][-1])

@@ -117,7 +117,7 @@ def learn(trainer: WarpTrainer, callback: WarpCallback, total: int) -> None:
         callback._on_training_start()
         while trainer.steps < total and not callback.stopped:
             callback._on_rollout_start()
-            trainer.improve(1.0 - trainer.steps / total)
+            trainer.improve(total)
         callback._on_training_end()
 
 

@@ -1,14 +1,19 @@
 """Scripts that say where to go: velocities around each action's own, followed by the plan as by the running stack."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
+from motionlex.controllers import generated, led_commands
 from motionlex.controllers.bundle import load_bundle
+from motionlex.controllers.code_sampling import SamplingConfig
 from motionlex.controllers.command_tours import ScriptConfig, ScriptedCommand, random_scripts
-from motionlex.controllers.generated import PlausibilityLimits, generate
+from motionlex.controllers.generated import PlausibilityLimits
 from motionlex.controllers.high_level import load_high_level
 from motionlex.controllers.led_commands import FASTEST, TURN, action_velocities, lead
+from motionlex.controllers.planner import Planner
 from motionlex.controllers.script_planning import plan_scripts
 from motionlex.controllers.stack import Stack
 from motionlex.controllers.stack_state import StackConfig
@@ -73,22 +78,63 @@ def test_a_led_script_is_what_the_running_stack_decides(tiny_bundle, toy_encode)
     np.testing.assert_allclose(stack._segment.qpos, rows["qpos"][0], atol=1e-9)
 
 
-def test_a_share_of_the_scripts_is_led(tiny_bundle, toy_encode, monkeypatch, tmp_path):
+def test_the_last_share_of_the_scripts_is_led_and_named(tiny_bundle, toy_encode, monkeypatch, tmp_path):
     monkeypatch.setenv("MOTIONLEX_CACHE", str(tmp_path))
     source, loose = load_high_level(tiny_bundle), PlausibilityLimits(root_speed=1e6, joint_speed=1e6, penetration=1e6)
-    config = ScriptConfig(minutes=0.4, shortest_s=0.7, longest_s=1.1, commands=4, led_share=0.5)
-    scripts = random_scripts(source.actions, config, HZ, np.random.default_rng(0))
-    led, free = (
-        generate(source, ScriptConfig(**{**vars(config), "led_share": share}), seed=0, encode=toy_encode, limits=loose)
-        for share in (0.5, 0.0)
-    )
-    same = [
-        len(one.codes) == len(other.codes) and (one.codes == other.codes).all()
-        for one, other in zip(led.plans, free.plans, strict=True)
-    ]
-    untouched = len(scripts) - round(0.5 * len(scripts))
-    assert len(same) == len(scripts) > 3
-    assert all(plan.clip.labels == other.clip.labels for plan, other in zip(led.plans, free.plans, strict=True))
-    assert not all(same[untouched:])  # an untrained policy moves about, so every action of it can be led
+    planned, original = [], generated.plan_scripts
+
+    def watched(source, scripts, *rest):
+        planned.append(scripts)
+        return original(source, scripts, *rest)
+
+    monkeypatch.setattr(generated, "plan_scripts", watched)
+    monkeypatch.setattr(led_commands, "MOVING_MPS", 0.0)  # whatever an untrained policy does, it moves
+    config = ScriptConfig(minutes=0.6, shortest_s=0.7, longest_s=1.1, commands=4, led_share=0.4)
+    motion = generated.generate(source, config, seed=0, encode=toy_encode, limits=loose)
+    free, led = planned
+    assert len(led) == round(0.4 * (len(free) + len(led))) > 1
+    assert not any(command.velocity for script in free for command in script)
+    assert all(command.velocity for script in led for command in script)
+    written = random_scripts(source.actions, config, HZ, np.random.default_rng(0))
+    assert list(free) == written[: len(free)]
+    names = [plan.clip.name.rsplit("_", 1)[0] for plan in motion.plans]
+    assert names == ["generated"] * len(free) + ["led"] * len(led)
     with pytest.raises(UserError, match="led_share"):
         ScriptConfig(led_share=1.5)
+
+
+def test_every_script_of_a_mixed_batch_gets_the_best_of_its_own_candidates(tiny_bundle, toy_encode, monkeypatch):
+    """Free scripts have one candidate, led ones three: what is taken is what was compared, row by row."""
+    source = replace(load_high_level(tiny_bundle), sampling=SamplingConfig(candidates=3))
+    scripts = [
+        (command("wave", 0.64),),
+        (command("walk forward", 0.64, velocity=(0.4, 0.0, 0.0)),),
+        (command("stand", 0.32), command("walk forward", 0.32, velocity=(0.2, 0.0, 0.0))),
+    ]
+    texts = sorted({told.text for script in scripts for told in script})
+    embeddings = dict(zip(texts, toy_encode(texts), strict=True))
+    counts, taken, decoded = [], [], []
+    sample, place = type(source.latent_policy).sample, Planner.place
+
+    def last(self, features, path):
+        counts.append((len(features), path is not None))
+        return len(features) - 1
+
+    def watched(self, conditions, generator, sampling=None):
+        codes, log_prob = sample(self, conditions, generator, sampling)
+        decoded.append(codes.numpy())
+        return codes, log_prob
+
+    def placed(self, codes, features):
+        taken.append(codes)
+        return place(self, codes, features)
+
+    monkeypatch.setattr(Planner, "best", last)
+    monkeypatch.setattr(Planner, "place", placed)
+    monkeypatch.setattr(type(source.latent_policy), "sample", watched)
+    plan_scripts(source, scripts, embeddings, torch.Generator().manual_seed(0))
+    assert counts == [(1, False), (3, True), (1, False), (1, False), (3, True), (3, True)]
+    assert [len(codes) for codes in decoded] == [5, 7]
+    rows = [(0, 0), (0, 3), (0, 4), (1, 0), (1, 3), (1, 6)]  # the last candidate of every script, turn by turn
+    for codes, (turn, row) in zip(taken, rows, strict=True):
+        np.testing.assert_array_equal(codes, decoded[turn][row])

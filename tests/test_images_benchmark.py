@@ -79,6 +79,13 @@ def test_named_rows_are_run_and_the_rest_is_left(tmp_path, capsys):
     code, result, _ = run(capsys, *flags, "--rows", "rvqvae")
     assert code == 0 and result["left"] == 2
     assert [job["name"] for job in result["jobs"] if job["finished"]] == ["rvqvae_seed0", "rvqvae_seed1"]
+    listed = run(capsys, *flags, "--rows", "rvqvae", "--jobs-list")[1]["jobs"]
+    assert [job["name"] for job in listed] == ["rvqvae_seed0", "rvqvae_seed1"]
+
+
+def test_a_row_that_does_not_exist_claims_no_folder(tmp_path, capsys):
+    assert run(capsys, "rrvq-table1", *FEW, "--out", str(tmp_path / "out"), "--rows", "rvq")[0] == 2
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_killed_grid_continues_exactly_where_it_stopped(tmp_path, capsys, monkeypatch):

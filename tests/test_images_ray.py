@@ -34,14 +34,20 @@ def test_the_table_is_the_same_and_a_second_call_has_nothing_to_do(tmp_path, cap
 
 def test_a_job_that_fails_is_named_and_the_others_are_done(tmp_path, capsys):
     pytest.importorskip("ray")
-    out = tmp_path / "out"
-    (out / "jobs").mkdir(parents=True)
-    listed = run(capsys, "--out", str(tmp_path / "list"), "--jobs-list")[1]["jobs"]
-    first, *others = [job["name"] for job in listed]
-    assert run(capsys, "--out", str(tmp_path / "other"), "--shard", "2/2")[0] == 0
-    (tmp_path / "other" / "jobs" / first).write_text("a file where the run is to be")
-    code, _, said = run(capsys, "--out", str(tmp_path / "other"), "--ray", "local")
-    assert code == 2 and f"1 of 1 jobs failed: {first}" in said and others
+    flags = ("--seeds", "2", "--out", str(tmp_path / "out"))
+    assert run(capsys, *flags, "--shard", "4/4")[0] == 0
+    (tmp_path / "out" / "jobs" / "rrvq_seed0").write_text("a file where the run is to be")
+    code, _, said = run(capsys, *flags, "--ray", "local")
+    assert code == 2 and "1 of 3 jobs failed: rrvq_seed0" in said
+    listed = run(capsys, *flags, "--jobs-list")[1]["jobs"]
+    assert [job["name"] for job in listed if not job["finished"]] == ["rrvq_seed0"]
+
+
+def test_a_gpu_that_ray_does_not_have_is_named(tmp_path, capsys):
+    ray = pytest.importorskip("ray")
+    code, _, said = run(capsys, "--out", str(tmp_path / "out"), "--ray", "local", "--device", "cuda:7")
+    assert (code == 2 and "Ray has no GPU" in said) or code == 0  # where there is one, it is the job's cuda:0
+    assert not ray.is_initialized()
 
 
 def test_a_cluster_that_does_not_answer_is_named(tmp_path, capsys):

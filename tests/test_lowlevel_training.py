@@ -192,6 +192,15 @@ def test_resume_gives_the_same_bits(tmp_path, small):
         train_low_level(LowLevelFlags(resume=tmp_path / "broken", steps=256, threads=1))
 
 
+def test_a_run_that_cools_down_ends_with_the_noise_that_was_asked_for(tmp_path, small):
+    cool = ("cooldown=0.5", "cooldown_std=0.04", "cooldown_kl=0.003")
+    metrics = train_low_level(flags(tmp_path / "cool", set=cool))
+    train_low_level(flags(tmp_path / "warm"))
+    noise = {name: LowLevelPolicy.load(tmp_path / name).log_std.exp() for name in ("cool", "warm")}
+    np.testing.assert_allclose(noise["cool"].detach(), 0.04, rtol=1e-5)
+    assert metrics["action_std"] == pytest.approx(0.04, rel=1e-5) and noise["warm"].min() > 0.3
+
+
 @pytest.mark.parametrize(
     ("given", "match"),
     [

@@ -127,6 +127,21 @@ def test_run_folder_is_that_of_the_cpu(tmp_path, small):
     assert meta["steps"] == 144 and {"warp-lang", "mujoco-warp", "rsl-rl-lib"} == set(meta["warp_versions"])
 
 
+def test_a_run_that_cools_down_ends_with_the_noise_that_was_asked_for(tmp_path, small):
+    training = pytest.importorskip("motionlex.controllers.warp_trainer", reason=MISSING)
+    wanted, improve = [], training.WarpTrainer.improve
+
+    def watched(trainer, total):
+        improve(trainer, total)
+        wanted.append(trainer.algorithm.desired_kl)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training.WarpTrainer, "improve", watched)
+        train_low_level(flags(tmp_path / "run", set=("cooldown=0.5", "cooldown_std=0.04", "cooldown_kl=0.003")))
+    np.testing.assert_allclose(LowLevelPolicy.load(tmp_path / "run").log_std.detach().exp(), 0.04, rtol=1e-5)
+    assert wanted[0] == 0.06 and wanted[-1] == pytest.approx(0.003)  # the recipe's own target, then the cool-down's
+
+
 def test_resume_gives_the_same_bits_and_leaves_global_generators_alone(tmp_path, small):
     pytest.importorskip("motionlex.controllers.warp_training", reason=MISSING)
     before = torch.get_rng_state()

@@ -1,5 +1,6 @@
 """From the flags of ``motionlex benchmark-images`` to finished jobs and, once all are there, to the table."""
 
+import difflib
 import logging
 import os
 import time
@@ -9,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 
-from motionlex.data.errors import UserError, check_number, check_seed, unknown_name
+from motionlex.data.errors import UserError, check_number, check_seed
 from motionlex.data.images.dataset import ImageData, load_image_dataset
 from motionlex.data.storage import finite, write_bytes, write_json
 from motionlex.motion_vae import checkpoint
@@ -78,9 +79,12 @@ def run_experiment(name: str, flags: ImageBenchmarkFlags) -> dict[str, PlainValu
     out = flags.out or Path("runs") / f"images_{name}"
     options = _options(experiment, flags)
     jobs = experiment.jobs(options)
+    chosen = _chosen(jobs, flags.rows)
     if not flags.jobs_list:
         _claim(out, experiment, options)
-        _run(_chosen(jobs, flags.rows)[part - 1 :: parts], out, flags.device, flags.ray)
+        _run(chosen[part - 1 :: parts], out, flags.device, flags.ray)
+    elif flags.rows:
+        jobs = chosen
     folders = [out / JOBS / job.name for job in jobs]
     listed = [{"name": job.name, "finished": is_finished(folder)} for job, folder in zip(jobs, folders)]
     result: dict[str, PlainValue] = {
@@ -127,7 +131,9 @@ def _chosen(jobs: Sequence[Job], rows: Sequence[str]) -> Sequence[Job]:
     available = list(dict.fromkeys(name for name, _ in named))
     for row in rows:
         if row not in available:
-            raise unknown_name("row", row, available, "the experiment")
+            near = difflib.get_close_matches(row, available, n=1, cutoff=0.5)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise UserError(f"unknown row {row!r}.{hint} Available: {', '.join(available)}")
     return [job for name, job in named if not rows or name in rows]
 
 
@@ -137,7 +143,7 @@ def _options(experiment: Experiment, flags: ImageBenchmarkFlags) -> Options:
         data="" if data is None else data.name,
         title="no data set" if data is None else data.title,
         shape=(1, 1, 1) if data is None else data.shape,
-        data_root=None if flags.data_root is None else str(flags.data_root),
+        data_root=None if flags.data_root is None else str(flags.data_root.absolute()),
         steps=flags.steps,
         batch=flags.batch,
         width=flags.width,

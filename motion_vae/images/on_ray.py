@@ -15,7 +15,10 @@ LOCAL = "local"
 """Address that starts Ray on this machine and ends it with the command."""
 _ANSWER_S = 10.0
 """Time that a cluster has to answer [s]."""
-_HANDED_ON = ("MOTIONLEX_IMAGES", "MOTIONLEX_CACHE", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+_CLIENT_PORT = 10_001
+"""Where ray:// addresses lead unless they say otherwise."""
+_THREADS, _FOLDERS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS"), ("MOTIONLEX_IMAGES", "MOTIONLEX_CACHE")
+"""Environment variables that jobs are handed."""
 
 
 def run_on_ray(jobs: Mapping[Path, Job], device: str, address: str) -> None:
@@ -38,8 +41,9 @@ def run_on_ray(jobs: Mapping[Path, Job], device: str, address: str) -> None:
         raise UserError(
             "--ray needs the package ray: install motionlex with its extra 'ray', or use --shard"
         ) from error
-    _check_answers(address)
-    variables = {"OMP_NUM_THREADS": "1", **{name: os.environ[name] for name in _HANDED_ON if name in os.environ}}
+    _check_answers(os.environ.get("RAY_ADDRESS", address) if address == "auto" else address)
+    variables = {"OMP_NUM_THREADS": "1", **{name: os.environ[name] for name in _THREADS if name in os.environ}}
+    variables |= {name: os.path.abspath(os.environ[name]) for name in _FOLDERS if name in os.environ}
     try:
         ray.init(
             address=LOCAL if address == LOCAL else address,
@@ -49,10 +53,13 @@ def run_on_ray(jobs: Mapping[Path, Job], device: str, address: str) -> None:
         )
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise UserError(f"--ray {address}: no cluster answers there: {error}") from error
-    needs = {"num_cpus": 1, "num_gpus": 1 if device.startswith("cuda") else 0}
-    work = ray.remote(max_retries=2, **needs)(_work)
-    names = {work.remote(job, folder.absolute(), device): job.name for folder, job in jobs.items()}
     try:
+        gpus = 1 if device.startswith("cuda") else 0
+        if gpus > ray.cluster_resources().get("GPU", 0):
+            raise UserError(f"--device {device}: Ray has no GPU at {address}")
+        work = ray.remote(max_retries=2, num_cpus=1, num_gpus=gpus)(_work)
+        own = "cuda" if gpus else device  # a job sees its GPU alone, whatever number it has
+        names = {work.remote(job, folder.absolute(), own): job.name for folder, job in jobs.items()}
         _collect(names, len(jobs))
     except KeyboardInterrupt:
         raise UserError("stopped; the same command continues") from None
@@ -68,8 +75,9 @@ def _check_answers(address: str) -> None:
     """
     place = urlsplit(address if "//" in address else f"//{address}")
     try:
-        if place.port is not None:
-            socket.create_connection((place.hostname or "", place.port), timeout=_ANSWER_S).close()
+        port = place.port or (_CLIENT_PORT if place.scheme == "ray" else None)
+        if port is not None:
+            socket.create_connection((place.hostname or "", port), timeout=_ANSWER_S).close()
     except (OSError, ValueError) as error:
         raise UserError(f"--ray {address}: no cluster answers there: {error}") from error
 
