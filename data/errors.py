@@ -11,14 +11,14 @@ class UserError(ValueError):
     """A mistake in what the user gave; scripts print it as one line and exit with code 2."""
 
 
-def unknown_name(kind: str, got: str, available: Iterable[str], where: str) -> UserError:
-    """Build the error for a name that no registry member carries.
+def unknown_name(kind: str, got: str, available: Iterable[str], where: str | None = None) -> UserError:
+    """Build the error for a name that does not exist.
 
     Args:
         kind: What was looked up, e.g. ``"method"``.
         got: The name the user gave.
         available: The names that exist.
-        where: Folder in which a file with a new member belongs.
+        where: Folder in which a file with a new member of a registry belongs; None where users add none.
 
     Returns:
         An error naming what was got, the nearest name, all names and the next step.
@@ -26,7 +26,8 @@ def unknown_name(kind: str, got: str, available: Iterable[str], where: str) -> U
     names = sorted(available)
     near = difflib.get_close_matches(got, names, n=1, cutoff=0.5)
     hint = f" Did you mean {near[0]!r}?" if near else ""
-    return UserError(f"unknown {kind} {got!r}.{hint} Available: {', '.join(names)}. Add one in {where}")
+    advice = "" if where is None else f". Add one in {where}"
+    return UserError(f"unknown {kind} {got!r}.{hint} Available: {', '.join(names)}{advice}")
 
 
 def check_number(

@@ -7,20 +7,18 @@ import numpy as np
 import pytest
 import torch
 from scipy.spatial.transform import Rotation
+from varied_robots import ROBOT, task_with
 
-from motionlex.data.robots import get_robot
 from motionlex.envs.benchmark import benchmark_task
 from motionlex.envs.derived_constants import DERIVED_FIELDS, DerivedConstants
 from motionlex.envs.disturbances import Disturbances
 from motionlex.envs.randomisation import Parameters, Randomisation, SensorNoise
-from motionlex.envs.reference import CommandSource
 from motionlex.envs.simulator import task_model
 from motionlex.envs.task import TrackingTask
 from motionlex.envs.terminations import TerminationLimits
 from motionlex.envs.varied_model import VARIED_FIELDS
 
 WarpTracking = pytest.importorskip("motionlex.envs.warp", reason="the extra [warp] is not installed").WarpTracking
-ROBOT = get_robot("h1")
 EVERYTHING = replace(Randomisation.heavy(), push_interval_s=0.5)
 BODIES = replace(EVERYTHING, delay=(0, 0), noise=SensorNoise(), push_speed=0.0)
 FREE = TerminationLimits(height=9.0, orientation=9.0, key_point=9.0)
@@ -29,15 +27,6 @@ FREE = TerminationLimits(height=9.0, orientation=9.0, key_point=9.0)
 @pytest.fixture(scope="module")
 def nominal():
     return benchmark_task(50.0)
-
-
-def task_with(nominal, ranges, **changes):
-    command = None
-    if changes.get("goal") == "latent":
-        frames = np.arange(nominal.library.frames)
-        codes = np.random.default_rng(0).integers(0, 32, (1, len(frames) // 16 + 1, 64))
-        command = CommandSource(codes=codes, segment=frames // 16, phase=(frames % 16) / 16, vocabulary=32)
-    return TrackingTask(ROBOT, nominal.library, replace(nominal.config, randomisation=ranges, **changes), command)
 
 
 def environment(nominal, ranges, worlds=6, seed=0, **changes):

@@ -1,6 +1,5 @@
 """From the flags of ``motionlex benchmark-images`` to finished jobs and, once all are there, to the table."""
 
-import difflib
 import logging
 import os
 import time
@@ -10,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 
-from motionlex.data.errors import UserError, check_number, check_seed
+from motionlex.data.errors import UserError, check_number, check_seed, unknown_name
 from motionlex.data.images.dataset import ImageData, load_image_dataset
 from motionlex.data.storage import finite, write_bytes, write_json
 from motionlex.motion_vae import checkpoint
@@ -128,12 +127,10 @@ def _chosen(jobs: Sequence[Job], rows: Sequence[str]) -> Sequence[Job]:
         UserError: If there is no such row.
     """
     named = [(job.name.removesuffix(f"_seed{job.seed}"), job) for job in jobs]
-    available = list(dict.fromkeys(name for name, _ in named))
+    available = {name for name, _ in named}
     for row in rows:
         if row not in available:
-            near = difflib.get_close_matches(row, available, n=1, cutoff=0.5)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise UserError(f"unknown row {row!r}.{hint} Available: {', '.join(available)}")
+            raise unknown_name("row", row, available)
     return [job for name, job in named if not rows or name in rows]
 
 

@@ -46,7 +46,7 @@ def run_on_ray(jobs: Mapping[Path, Job], device: str, address: str) -> None:
     variables |= {name: os.path.abspath(os.environ[name]) for name in _FOLDERS if name in os.environ}
     try:
         ray.init(
-            address=LOCAL if address == LOCAL else address,
+            address=address,
             runtime_env={"env_vars": variables},
             include_dashboard=False if address == LOCAL else None,
             logging_level=logging.WARNING,
