@@ -3,6 +3,7 @@
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.autograd.function import FunctionCtx
 
 from motionlex.motion_vae.precision import exact_products
 
@@ -122,8 +123,9 @@ def gumbel_noise(logits: Float[Tensor, "*shape"], generator: torch.Generator) ->
     """Draw standard Gumbel noise, -ln(-ln u), of the shape, precision and device of ``logits``."""
     uniform = torch.rand(logits.shape, generator=generator, device=logits.device, dtype=logits.dtype)
     smallest = torch.finfo(logits.dtype).tiny
-    exponential = -torch.log(uniform.clamp_min(smallest))
-    return -torch.log(exponential.clamp_min(smallest))
+    # In place: with a thousand codes per token every copy costs more than the arithmetic.
+    exponential = uniform.clamp_min_(smallest).log_().neg_()
+    return exponential.clamp_min_(smallest).log_().neg_()
 
 
 def gumbel_softmax(
@@ -148,7 +150,7 @@ def gumbel_softmax(
     """
     if not temperature > 0.0:
         raise ValueError(f"temperature must be positive, got {temperature}")
-    soft = torch.softmax((logits + noise) / temperature, dim=-1)
+    soft = torch.softmax((logits + noise).div_(temperature), dim=-1)
     if not hard:
         return soft
     return _one_hot_with_gradient(soft, soft.argmax(dim=-1))
@@ -238,6 +240,20 @@ def gumbel_rao(
 def _one_hot_with_gradient(
     soft: Float[Tensor, "*shape code"], index: Int[Tensor, "*shape"]
 ) -> Float[Tensor, "*shape code"]:
-    """Ones at ``index`` with the gradient of ``soft``; added in this order the values stay exactly 0 and 1."""
+    """Exactly 1 at ``index`` and 0 elsewhere, with the gradient of ``soft``."""
     one_hot = torch.zeros_like(soft).scatter_(-1, index.unsqueeze(-1), 1.0)
-    return one_hot + (soft - soft.detach())
+    return _WithGradientOf.apply(soft, one_hot)
+
+
+class _WithGradientOf(torch.autograd.Function):
+    """Values of one tensor, gradient of another; unlike y + (x - x.detach()) it makes no copies."""
+
+    @staticmethod
+    def forward(context: FunctionCtx, gradient_from: Tensor, values: Tensor) -> Tensor:
+        """Return the values."""
+        return values.view_as(values)
+
+    @staticmethod
+    def backward(context: FunctionCtx, gradient: Tensor) -> tuple[Tensor, None]:
+        """Hand the gradient to the other tensor."""
+        return gradient, None
