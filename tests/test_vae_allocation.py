@@ -13,7 +13,7 @@ kept = sys.argv[1] == "keep" and keep_freed_memory()
 def work():
     x = torch.ones(16_000_000)
     return float((x + x).sum())
-for _ in range(10):
+for _ in range(10):  # the heap grows in the first rounds
     work()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(5):
@@ -33,6 +33,6 @@ def test_memory_of_large_tensors_is_not_cleared_anew_at_every_step():
     kept, faults = _page_faults("keep")
     ignored, faults_before = _page_faults("leave")
     assert (kept, ignored) == (1, 0)
-    # After the first rounds the heap has its size. Two tensors of 61 MiB are 31,000 pages of 4 KiB, or 61 of 2 MiB where the system takes those.
+    # Two tensors of 61 MiB are 31,000 pages of 4 KiB, or 61 of 2 MiB where the system takes those.
     assert faults_before > 300
     assert faults < faults_before / 10

@@ -309,7 +309,9 @@ class TestOptionsOfVQVAE:
         options = (config.l2_normalise, config.kmeans_start, config.affine, config.alternate, config.synchronisation)
         assert not any(options) and config.replace_dead == "never"
         paper = get_preset("vqvae", "paper")
-        assert paper.method == VQVAEConfig(vocabulary=1024, commitment=0.5, codebook_update="gradient")
+        assert paper.method == VQVAEConfig(
+            vocabulary=1024, commitment=0.5, codebook_update="gradient", kmeans_start=True
+        )
         assert paper.optimisation.learning_rate == 3e-4
 
 
