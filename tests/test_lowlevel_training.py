@@ -17,6 +17,7 @@ from motionlex.controllers.low_level_config import resolve_config, select_clips
 from motionlex.controllers.low_level_flags import LowLevelFlags
 from motionlex.controllers.low_level_policy import LowLevelPolicy, Normaliser, PolicyShape
 from motionlex.controllers.low_level_resume import check_unchanged
+from motionlex.controllers.low_level_state import RunCallback
 from motionlex.controllers.ppo import TrackingPPO
 from motionlex.controllers.ppo_config import PPOConfig, adapted_rate
 from motionlex.data.errors import UserError
@@ -190,6 +191,26 @@ def test_resume_gives_the_same_bits(tmp_path, small):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "broken" / name).read_bytes()
     with pytest.raises(UserError, match="done already"):
         train_low_level(LowLevelFlags(resume=tmp_path / "broken", steps=256, threads=1))
+
+
+def test_a_run_that_is_stopped_while_it_cools_down_goes_on_with_the_same_bits(tmp_path, small, monkeypatch):
+    cool = ("cooldown=0.75", "cooldown_std=0.04", "cooldown_kl=0.003")
+    train_low_level(flags(tmp_path / "whole", set=cool))
+    save = RunCallback.save
+
+    def save_and_stop(callback):
+        save(callback)
+        if callback.model.steps == 128:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(RunCallback, "save", save_and_stop)
+        train_low_level(flags(tmp_path / "broken", set=cool, checkpoint_s=1e-9))
+    noise = [LowLevelPolicy.load(tmp_path / name).log_std.exp().mean().item() for name in ("broken", "whole")]
+    assert noise[0] > 0.1 and noise[1] == pytest.approx(0.04)
+    train_low_level(LowLevelFlags(resume=tmp_path / "broken", evaluate=False, threads=1))
+    weights = [(tmp_path / name / "weights.safetensors").read_bytes() for name in ("broken", "whole")]
+    assert weights[0] == weights[1]
 
 
 def test_a_run_that_cools_down_ends_with_the_noise_that_was_asked_for(tmp_path, small):
