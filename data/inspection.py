@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
-from motionlex.data.clip import MotionClip
-from motionlex.data.datasets.lafan1 import read_csv
+from motionlex.data.bvh import read_bvh
+from motionlex.data.clip import LabelSpan, MotionClip
+from motionlex.data.datasets.lafan1 import label_of, read_csv
 from motionlex.data.datasets.loco_mujoco import read_npz_clips, write_clips
 from motionlex.data.errors import UserError
+from motionlex.data.human_points import human_points
 from motionlex.data.procedural.dynamics import InverseDynamics
 from motionlex.data.procedural.feasibility import Feasibility, check_clip
 from motionlex.data.robots import Robot
 
 _SHORTEST_CHECK_S = 0.5
 _CHECKED_FRAMES = 400
+_FASTEST_RETARGET_HZ = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +48,15 @@ class ClipReport:
     """Share of the frames in which some hinge is out of its range."""
 
 
-def read_motion_file(path: Path) -> tuple[MotionClip, ...]:
-    """Read any known motion file: ``.csv`` (Unitree's LAFAN1 columns) or ``.npz`` (LocoMuJoCo).
+def read_motion_file(
+    path: Path, robot: Robot, *, progress: Callable[[int, int], None] | None = None
+) -> tuple[MotionClip, ...]:
+    """Read any known motion file: ``.csv`` (Unitree's LAFAN1 columns), ``.npz`` (LocoMuJoCo) or ``.bvh`` (a person).
+
+    Args:
+        path: The file.
+        robot: Whose motion a person's becomes.
+        progress: Called with the frames that are retargeted and all frames.
 
     Raises:
         UserError: If there is no such file, its ending is unknown or its content is malformed.
@@ -57,7 +67,33 @@ def read_motion_file(path: Path) -> tuple[MotionClip, ...]:
         return (read_csv(path),)
     if path.suffix == ".npz":
         return read_npz_clips(path)
-    raise UserError(f"{path}: motion files end in .csv (LAFAN1 columns) or .npz (LocoMuJoCo), not {path.suffix!r}")
+    if path.suffix == ".bvh":
+        return (_retargeted(path, robot, progress),)
+    raise UserError(
+        f"{path}: motion files end in .csv (LAFAN1 columns), .npz (LocoMuJoCo) or .bvh (a person), not {path.suffix!r}"
+    )
+
+
+def _retargeted(path: Path, robot: Robot, progress: Callable[[int, int], None] | None) -> MotionClip:
+    """Bring a person's motion onto the robot, at the file's rate or a whole part of it."""
+    from motionlex.data.retarget import retarget  # its solver is wanted only here
+
+    motion = read_bvh(path)
+    stride = max(1, int(motion.hz // _FASTEST_RETARGET_HZ))
+    try:
+        points = human_points(replace(motion, positions=motion.positions[::stride], hz=motion.hz / stride))
+        qpos = retarget(points, robot, progress=progress)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    label = label_of(path.stem)
+    return MotionClip(
+        name=path.stem,
+        qpos=qpos,
+        hz=motion.hz / stride,
+        labels=(LabelSpan(start=0, stop=len(qpos), label=label),) if label else (),
+        source=f"{path.name}, retargeted",
+        robot=robot.name,
+    )
 
 
 def report_clip(clip: MotionClip, robot: Robot) -> ClipReport:

@@ -1,4 +1,4 @@
-"""Inspect, validate and convert motion files; writes LocoMuJoCo npz."""
+"""Inspect, validate, convert and retarget motion files; writes LocoMuJoCo npz."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,10 +23,11 @@ from motionlex.scripts.common import JsonValue, run_cli
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareConfig:
-    """Inspect a data set or single motion files, check them against the robot, convert them."""
+    """Inspect a data set or single motion files, check them against the robot, convert them; bring people's onto it."""
 
     files: tyro.conf.Positional[tuple[Path, ...]] = ()
-    """Motion files (.csv with LAFAN1 columns, .npz of LocoMuJoCo); without any, the data set is taken."""
+    """Motion files (.csv with LAFAN1 columns, .npz of LocoMuJoCo, .bvh of a person, which is retargeted to the robot);
+    without any, the data set is taken."""
     data: str = "builtin"
     """Data set: builtin, lafan1 or loco_mujoco."""
     data_root: Path | None = None
@@ -37,7 +39,7 @@ class PrepareConfig:
     verdict per clip (about a second per minute of motion)."""
     prepare: bool | None = None
     """Check the motions smoothed and set on the floor, as train_lowlevel --prepare trains on them; None does so where
-    training does: for lafan1 and .csv files."""
+    training does: for lafan1 and .csv and .bvh files."""
     out: Path | None = None
     """New folder for one npz per clip; LocoMuJoCo wants it at Lafan1/mocap/UnitreeH1 below its converted data sets."""
     json: bool = False
@@ -48,7 +50,7 @@ def prepare(config: PrepareConfig) -> Mapping[str, JsonValue]:
     """Read, report, check and convert."""
     check_number("--hz", config.hz, above=0, at_most=FASTEST_HZ)
     robot = get_robot("h1")
-    found = list(_clips(config))
+    found = list(_clips(config, robot))
     clips = [clip for _, clip, _ in found]
     for clip in clips:
         check_fits(clip, robot)
@@ -81,17 +83,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_cli(PrepareConfig, prepare, argv, "motionlex prepare-motions")
 
 
-def _clips(config: PrepareConfig) -> Iterator[tuple[str, MotionClip, bool]]:
+def _clips(config: PrepareConfig, robot: Robot) -> Iterator[tuple[str, MotionClip, bool]]:
     """Yield split, clip, and whether training smooths and settles it unless told otherwise."""
     if config.files:
         for path in config.files:
-            for clip in read_motion_file(path):
-                yield "file", clip.resample(config.hz), path.suffix == ".csv"
+            for clip in read_motion_file(path, robot, progress=partial(_show_progress, path.name)):
+                yield "file", clip.resample(config.hz), path.suffix in (".csv", ".bvh")
         return
     data = load_dataset(config.data, config.data_root, hz=config.hz)
     for split, clips in (("train", data.train), ("validation", data.validation)):
         for clip in clips:
             yield split, clip, config.data == "lafan1"
+
+
+def _show_progress(name: str, done: int, frames: int) -> None:
+    if done % 100 == 0 or done == frames:
+        end = "\n" if done == frames else ""
+        print(f"\r{name}: frame {done}/{frames} retargeted ", end=end, file=sys.stderr, flush=True)
 
 
 def _check(

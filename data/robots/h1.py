@@ -84,5 +84,13 @@ ROBOT = Robot(
         tuple(f"left_foot_{i}" for i in range(4)),
         tuple(f"right_foot_{i}" for i in range(4)),
     ),
+    legs=(
+        ("left_hip_pitch_link", "left_knee_link", "left_ankle_link"),
+        ("right_hip_pitch_link", "right_knee_link", "right_ankle_link"),
+    ),
+    arms=(
+        ("left_shoulder_roll_link", "left_elbow_link", "left_hand_mimic"),
+        ("right_shoulder_roll_link", "right_elbow_link", "right_hand_mimic"),
+    ),
     standing_height=1.0159,
 )
