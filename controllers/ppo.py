@@ -158,7 +158,7 @@ class TrackingPPO(PPO):
                 break
         self._n_updates += recipe.epochs
         if self._n_updates > self.critic_first * recipe.epochs:
-            self.actor_rate = adapted_rate(self.actor_rate, totals[0], target_kl, recipe.rate_bounds)
+            self.actor_rate = adapted_rate(self.actor_rate, totals[0], target_kl, recipe.actor_rates(cooled))
         with torch.no_grad():  # after the KL was measured, which it is no part of
             self.policy.network.log_std.clamp_(max=float(np.log(std_bounds[1])))
         sampler.failure = distributed.synchronised_sum(torch.from_numpy(sampler.failure)).numpy() / self.ranks

@@ -45,7 +45,7 @@ class PPOConfig:
     minimum_kl: float = 0.01
     """Where that shrinking ends [nat]; as large as target_kl, it keeps the divergence constant."""
     rate_bounds: tuple[float, float] = (1e-5, 5e-4)
-    """Range of the actor's learning rate."""
+    """Range of the actor's learning rate; a cool-down lowers its lower end."""
     minimum_std: float = 0.05
     """Smallest standard deviation of an action."""
     initial_std: float = 0.5
@@ -98,6 +98,16 @@ class PPOConfig:
         A policy that falls everywhere gains from large steps; one that rarely falls loses what it has to them.
         """
         return max(self.minimum_kl, self.target_kl * failing) ** (1.0 - cooled) * self.cooldown_kl**cooled
+
+    def actor_rates(self, cooled: float) -> tuple[float, float]:
+        r"""Return the smallest and the largest learning rate of the actor at a stage of the cool-down.
+
+        Two Gaussians of deviation s whose means are d apart diverge by d^2 / 2 s^2: where the divergence falls to a
+        share a and the deviation to a share b, steps have to fall to b sqrt(a), and the lower bound falls with them.
+        """
+        step = self.cooldown_std / self.minimum_std * math.sqrt(self.cooldown_kl / self.minimum_kl)
+        lowest, highest = self.rate_bounds
+        return lowest * step**cooled, highest
 
     def std_bounds(self, cooled: float) -> tuple[float, float]:
         """Return the smallest and the largest standard deviation of an action at a stage of the cool-down.

@@ -96,7 +96,7 @@ class WarpTrainer:
             device=device,
             multi_gpu_cfg=ranks if self.ranks > 1 else None,
         )
-        self.algorithm.rate_bounds = config.rate_bounds
+        self.algorithm.rate_bounds = config.actor_rates(0.0)
 
     @property
     def steps(self) -> int:
@@ -127,6 +127,7 @@ class WarpTrainer:
         done = self.steps + self.recipe.horizon * self.env.num_envs * self.ranks
         cooled = self.recipe.cooled(1.0 - done / total)
         self.algorithm.desired_kl = self.recipe.kl_target(1.0, cooled)
+        self.algorithm.rate_bounds = self.recipe.actor_rates(cooled)
         with torch.inference_mode():
             observations = self._collect()
             self.algorithm.compute_returns(observations)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float
@@ -12,10 +14,11 @@ from scipy.spatial.transform import Rotation
 
 from motionlex.data.errors import UserError
 
-_AXES = {"Xrotation": "X", "Yrotation": "Y", "Zrotation": "Z"}
+_AXES = dict(zip(("Xrotation", "Yrotation", "Zrotation"), np.eye(3)))
 _POSITIONS = ("Xposition", "Yposition", "Zposition")
-_UPRIGHT = np.array([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
-"""Turns the format's axes (x left, y up, z forward) into ours (x forward, y left, z up)."""
+_SHORTEST_S, _LONGEST_S = 1e-4, 1.0
+"""Frame times that are none by mistake."""
+Up = Literal["y", "z"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,27 +42,36 @@ class RecordedMotion:
     names: tuple[str, ...]
     """Joints."""
     positions: Float[np.ndarray, "frame joint 3"]
-    """In the world: x forward, y left, z up, where the file has y up; in the file's unit."""
+    """In the world: x forward, y left, z up; in the file's unit."""
     hz: float
     """Frames per second."""
 
 
-def read_bvh(path: Path) -> RecordedMotion:
+def read_bvh(path: Path, *, up: Up = "y") -> RecordedMotion:
     """Read a file and work out the positions of its joints.
+
+    Args:
+        path: The file.
+        up: Its axis that points up: y, with z forward, or z, with x forward.
 
     Raises:
         UserError: If the file is malformed, has fewer than two frames or a number that is not finite; names the line.
     """
+    content = path.read_bytes()
+    if b"\0" in content:
+        raise UserError(f"{path} is not a text file")
     try:
-        lines = path.read_text(encoding="utf-8", errors="strict").splitlines()
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not a text file: {error.reason} at byte {error.start}") from error
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = content.decode("latin-1")  # names of older files
+    lines = text.splitlines()
     begin = next((number for number, line in enumerate(lines) if line.strip().upper() == "MOTION"), None)
     if begin is None:
         raise UserError(f"{path} has no line MOTION: it is no BVH file, or cut short")
     skeleton = _read_skeleton(path, lines[:begin])
     hz, frames = _read_frames(path, lines, begin, sum(map(len, skeleton.channels)))
-    return RecordedMotion(names=skeleton.names, positions=joint_positions(skeleton, frames) @ _UPRIGHT.T, hz=hz)
+    positions = joint_positions(skeleton, frames)
+    return RecordedMotion(names=skeleton.names, positions=positions[..., [2, 0, 1]] if up == "y" else positions, hz=hz)
 
 
 def joint_positions(
@@ -89,14 +101,12 @@ def joint_positions(
         for axis, name in enumerate(_POSITIONS):
             if name in channels:
                 offset[:, axis] = values[:, channels.index(name)]
-        angles = [index for index, name in enumerate(channels) if name in _AXES]
-        own = Rotation.identity(len(frames))
-        if angles:
-            order = "".join(_AXES[channels[index]] for index in angles)
-            own = Rotation.from_euler(order, values[:, angles], degrees=True)
-        above = turned[parent] if parent >= 0 else Rotation.identity(len(frames))
-        positions[:, joint] = above.apply(offset) + (positions[:, parent] if parent >= 0 else 0.0)
-        turned.append(above * own)
+        rotation = turned[parent] if parent >= 0 else Rotation.identity(len(frames))
+        positions[:, joint] = rotation.apply(offset) + (positions[:, parent] if parent >= 0 else 0.0)
+        for index, name in enumerate(channels):
+            if name in _AXES:
+                rotation = rotation * Rotation.from_rotvec(values[:, index, None] * _AXES[name], degrees=True)
+        turned.append(rotation)
     return positions
 
 
@@ -107,12 +117,12 @@ def _read_skeleton(path: Path, lines: list[str]) -> Skeleton:
     channels: list[tuple[str, ...]] = []
     open_joints: list[int] = []
     for number, words in _words(lines):
-        match words:
+        match words[0].upper(), *words[1:]:
             case ["HIERARCHY" | "{"]:
                 pass
             case ["ROOT" | "JOINT", *name] if name:
-                _add(names, parents, channels, " ".join(name).rpartition(":")[2], open_joints)
-            case ["End", "Site"] if open_joints:
+                _add(names, parents, channels, " ".join(name).rpartition(":")[2].strip(), open_joints)
+            case ["END", site] if open_joints and site.upper() == "SITE":
                 _add(names, parents, channels, f"{names[open_joints[-1]]} end", open_joints)
             case ["OFFSET", *values] if len(values) == 3 and len(offsets) == len(names) - 1:
                 offsets.append(tuple(_number(path, number, value) for value in values))
@@ -144,13 +154,15 @@ def _read_frames(
     path: Path, lines: list[str], begin: int, channels: int
 ) -> tuple[float, Float[np.ndarray, "frame channel"]]:
     rows = list(_words(lines[begin + 1 :], begin + 1))
-    match [words for _, words in rows[:2]]:
-        case [["Frames:", count], ["Frame", "Time:", time]] if count.isdigit():
+    match [" ".join(words).upper().replace(":", " ").split() for _, words in rows[:2]]:
+        case [["FRAMES", count], ["FRAME", "TIME", time]] if count.isascii() and count.isdecimal():
             seconds = _number(path, rows[1][0], time)
         case _:
             raise UserError(f"{path}, line {begin + 2}: wanted 'Frames: N' and 'Frame Time: SECONDS'")
-    if not seconds > 0.0:
-        raise UserError(f"{path}, line {rows[1][0]}: a frame time of {seconds} s")
+    if not _SHORTEST_S <= seconds <= _LONGEST_S:
+        raise UserError(
+            f"{path}, line {rows[1][0]}: a frame time of {seconds:g} s, wanted {_SHORTEST_S:g} to {_LONGEST_S:g}"
+        )
     values = rows[2:]
     if len(values) != int(count) or len(values) < 2:
         raise UserError(f"{path}: {count} frames are announced and {len(values)} are there; a motion needs at least 2")
@@ -162,10 +174,11 @@ def _read_frames(
 
 
 def _words(lines: list[str], before: int = 0) -> Iterator[tuple[int, list[str]]]:
-    """Yield number and words of the lines that have some."""
+    """Yield number and words of the lines that have some; a brace is a word and a line of its own."""
     for number, line in enumerate(lines, before + 1):
-        if words := line.split():
-            yield number, words
+        for part in re.split(r"([{}])", line):
+            if words := part.split():
+                yield number, words
 
 
 def _number(path: Path, line: int, word: str) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,9 @@ from jaxtyping import Float
 from motionlex.data.bvh import RecordedMotion
 from motionlex.data.errors import UserError
 
+_log = logging.getLogger(__name__)
+_UPRIGHT = 0.3
+"""Cosine between the trunk and the vertical."""
 POINTS = ("hip", "knee", "ankle", "shoulder", "elbow", "hand")
 """What every recording needs, left and right."""
 CONVENTIONS: dict[str, tuple[str, ...]] = {
@@ -28,6 +32,8 @@ CONVENTIONS: dict[str, tuple[str, ...]] = {
 class HumanPoints:
     """Positions in the world, left before right; any unit, x forward, y left, z up."""
 
+    hz: float
+    """Frames per second."""
     hip: Float[np.ndarray, "frame 2 3"]
     """Where the thighs begin."""
     knee: Float[np.ndarray, "frame 2 3"]
@@ -61,10 +67,19 @@ def human_points(motion: RecordedMotion) -> HumanPoints:
     if missing := [point for point in POINTS if found[point] is None]:
         wanted = ", ".join(f"Left{name}" for name in CONVENTIONS[missing[0]])
         raise UserError(f"the skeleton has no joints for the {missing[0]}s: wanted one of {wanted} (and Right...)")
-    points = HumanPoints(**{point: place for point, place in found.items() if place is not None})
+    toe, ankle = found["toe"], found["ankle"]
+    if toe is not None and (toe == ankle).all(axis=-1).any():  # a foot that ends where it begins says nothing
+        found["toe"] = None
+    points = HumanPoints(hz=motion.hz, **{point: place for point, place in found.items() if place is not None})
     for begin, end in (("hip", "knee"), ("knee", "ankle"), ("shoulder", "elbow"), ("elbow", "hand")):
         if not (np.linalg.norm(getattr(points, end) - getattr(points, begin), axis=-1) > 0.0).all():
             raise UserError(f"{begin} and {end} of the skeleton are at the same place")
+    trunk = points.shoulder.mean(axis=1) - points.hip.mean(axis=1)
+    length = np.linalg.norm(trunk, axis=-1)
+    if not (length > 0.0).all():
+        raise UserError("hips and shoulders of the skeleton are at the same place")
+    if np.median(trunk[:, 2] / length) < _UPRIGHT:
+        _log.warning("the person lies most of the time; if the file's z axis points up, give --up z")
     return points
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from itertools import pairwise
@@ -9,12 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
-from motionlex.data.bvh import read_bvh
+from motionlex.data.bvh import Up, read_bvh
 from motionlex.data.clip import LabelSpan, MotionClip
 from motionlex.data.datasets.lafan1 import label_of, read_csv
 from motionlex.data.datasets.loco_mujoco import read_npz_clips, write_clips
 from motionlex.data.errors import UserError
-from motionlex.data.human_points import human_points
+from motionlex.data.glitches import valid_mask
+from motionlex.data.human_points import HumanPoints, human_points
 from motionlex.data.procedural.dynamics import InverseDynamics
 from motionlex.data.procedural.feasibility import Feasibility, check_clip
 from motionlex.data.robots import Robot
@@ -49,13 +51,14 @@ class ClipReport:
 
 
 def read_motion_file(
-    path: Path, robot: Robot, *, progress: Callable[[int, int], None] | None = None
+    path: Path, robot: Robot, *, up: Up = "y", progress: Callable[[int, int], None] | None = None
 ) -> tuple[MotionClip, ...]:
     """Read any known motion file: ``.csv`` (Unitree's LAFAN1 columns), ``.npz`` (LocoMuJoCo) or ``.bvh`` (a person).
 
     Args:
         path: The file.
         robot: Whose motion a person's becomes.
+        up: Axis of a person's file that points up.
         progress: Called with the frames that are retargeted and all frames.
 
     Raises:
@@ -67,21 +70,41 @@ def read_motion_file(
         return (read_csv(path),)
     if path.suffix == ".npz":
         return read_npz_clips(path)
-    if path.suffix == ".bvh":
-        return (_retargeted(path, robot, progress),)
+    if is_person(path):
+        return (_retargeted(path, robot, up, progress),)
     raise UserError(
         f"{path}: motion files end in .csv (LAFAN1 columns), .npz (LocoMuJoCo) or .bvh (a person), not {path.suffix!r}"
     )
 
 
-def _retargeted(path: Path, robot: Robot, progress: Callable[[int, int], None] | None) -> MotionClip:
-    """Bring a person's motion onto the robot, at the file's rate or a whole part of it."""
+def is_person(path: Path) -> bool:
+    """Tell whether a file holds a person's motion, which has to be retargeted."""
+    return path.suffix.lower() == ".bvh"
+
+
+def person_points(path: Path, up: Up = "y") -> HumanPoints:
+    """Read a person's motion, thinned to what retargeting is worth doing for.
+
+    Raises:
+        UserError: If the file is malformed or its skeleton lacks a joint; names the file.
+    """
+    motion = read_bvh(path, up=up)
+    stride = max(1, math.ceil(motion.hz / _FASTEST_RETARGET_HZ - 0.01))  # 120.001 Hz is 120
+    if len(motion.positions) <= stride:
+        raise UserError(f"{path}: {len(motion.positions)} frames at {motion.hz:g} Hz are too short to be retargeted")
+    thinned = replace(motion, positions=motion.positions[::stride], hz=motion.hz / stride)
+    try:
+        return human_points(thinned)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def _retargeted(path: Path, robot: Robot, up: Up, progress: Callable[[int, int], None] | None) -> MotionClip:
+    """Bring a person's motion onto the robot, at the file's rate or a whole part of it, leaps masked."""
     from motionlex.data.retarget import retarget  # its solver is wanted only here
 
-    motion = read_bvh(path)
-    stride = max(1, int(motion.hz // _FASTEST_RETARGET_HZ))
+    points = person_points(path, up)
     try:
-        points = human_points(replace(motion, positions=motion.positions[::stride], hz=motion.hz / stride))
         qpos = retarget(points, robot, progress=progress)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
@@ -89,8 +112,9 @@ def _retargeted(path: Path, robot: Robot, progress: Callable[[int, int], None] |
     return MotionClip(
         name=path.stem,
         qpos=qpos,
-        hz=motion.hz / stride,
+        hz=points.hz,
         labels=(LabelSpan(start=0, stop=len(qpos), label=label),) if label else (),
+        valid=valid_mask(qpos, points.hz),
         source=f"{path.name}, retargeted",
         robot=robot.name,
     )
@@ -137,6 +161,16 @@ def check_valid_stretches(clip: MotionClip, dynamics: InverseDynamics) -> dict[s
     return _worst(found)
 
 
+def check_new_folder(folder: Path) -> None:
+    """Refuse a folder that holds something.
+
+    Raises:
+        UserError: If it does, or is a file.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"--out {folder} exists and is not an empty folder; give another")
+
+
 def write_converted(folder: Path, clips: Sequence[MotionClip], robot: Robot) -> list[Path]:
     """Write every clip as LocoMuJoCo npz into a new or empty folder; either all of them or none.
 
@@ -144,8 +178,7 @@ def write_converted(folder: Path, clips: Sequence[MotionClip], robot: Robot) -> 
         UserError: If the folder holds something already or two clips share a name.
         OSError: If a file cannot be written.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"--out {folder} exists and is not an empty folder; give another")
+    check_new_folder(folder)
     paths = [folder / f"{clip.name.replace('#', '_').replace('/', '_').replace(':', '_')}.npz" for clip in clips]
     if twice := sorted({p.stem for p in paths if paths.count(p) > 1}):
         raise UserError(f"several clips would be written as {', '.join(twice)}; convert them into folders of their own")

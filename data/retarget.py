@@ -174,21 +174,27 @@ def _upright(up: Float[np.ndarray, "frame 3"], left: Float[np.ndarray, "frame 3"
 
 
 def _foot_frames(points: HumanPoints, pelvis: Float[np.ndarray, "frame 3 3"]) -> Float[np.ndarray, "frame 2 3 3"]:
-    """Rotations of the feet: headings and pitches of the person, level while toes are low or where there are none."""
+    """Rotations of the feet: x along the person's, level while the toes are low; level and ahead where there are none.
+
+    Frames, not two angles: the heading of a foot that points down turns by half a circle.
+    """
+    left = np.repeat(pelvis[:, None, :, 1], 2, axis=1)
     if points.toe is None:
-        forward = np.repeat(pelvis[:, None, :, 0], 2, axis=1)
-        pitch = np.zeros(forward.shape[:2])
-    else:
-        forward = _unit(points.toe - points.ankle)
-        pitch = np.arcsin(np.clip(-forward[..., 2], -1.0, 1.0))
-        for side in (0, 1):
-            height = points.toe[:, side, 2]
-            low = height <= np.quantile(height, _STANCE_SHARE)
-            pitch[:, side] -= np.median(pitch[low, side])
-    heading = np.arctan2(forward[..., 1], forward[..., 0])
-    turn = quaternion.from_yaw(heading)
-    tilt = quaternion.from_rotvec(np.stack((0.0 * pitch, pitch, 0.0 * pitch), axis=-1))
-    return quaternion.to_matrix(quaternion.multiply(turn, tilt))
+        ahead = pelvis[:, None, :, 0] * np.array([1.0, 1.0, 0.0])
+        return _along(np.repeat(_unit(ahead), 2, axis=1), left)
+    frames = _along(_unit(points.toe - points.ankle), left)
+    for side in (0, 1):
+        height = points.toe[:, side, 2]
+        low = height <= np.quantile(height, _STANCE_SHARE)
+        pitch = np.median(np.arcsin(np.clip(-frames[low, side, 2, 0], -1.0, 1.0)))
+        frames[:, side] = frames[:, side] @ quaternion.to_matrix(quaternion.from_rotvec(np.array([0.0, -pitch, 0.0])))
+    return frames
+
+
+def _along(x: Float[np.ndarray, "frame 2 3"], left: Float[np.ndarray, "frame 2 3"]) -> Float[np.ndarray, "frame 2 3 3"]:
+    """Rotations whose x axis is given and whose y axis is as near to ``left`` as that allows."""
+    y = _unit(left - (left * x).sum(axis=-1, keepdims=True) * x)
+    return np.stack((x, y, np.cross(x, y)), axis=-1)
 
 
 def _unit(vectors: Float[np.ndarray, "*shape 3"]) -> Float[np.ndarray, "*shape 3"]:

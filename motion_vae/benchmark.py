@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from motionlex.data.errors import UserError, check_number
+from motionlex.motion_vae.allocation import keep_freed_memory
 from motionlex.motion_vae.compilation import capture_samplers, check_graphs, compile_networks, compile_sampler
 from motionlex.motion_vae.contract import Preset
 from motionlex.motion_vae.domain import Domain
@@ -199,6 +200,8 @@ def benchmark_vae_step(config: StepBenchmark) -> dict[str, PlainValue]:
     model = build_model(config.method, preset.method, domain, seed=0)
     assert isinstance(model, DAPS)
     source = _NoiseSource(domain, preset.optimisation.batch)
+    if device.type == "cpu":
+        keep_freed_memory()  # as training does
     trainer = Trainer(model, source, preset.optimisation, schedule_steps=1, seed=0, device=device)
     trainer.steps = 1  # behind the schedule, hence behind a warm start
     if config.compile:

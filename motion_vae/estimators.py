@@ -3,7 +3,6 @@
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.autograd.function import FunctionCtx
 
 from motionlex.motion_vae.precision import exact_products
 
@@ -241,19 +240,24 @@ def _one_hot_with_gradient(
     soft: Float[Tensor, "*shape code"], index: Int[Tensor, "*shape"]
 ) -> Float[Tensor, "*shape code"]:
     """Exactly 1 at ``index`` and 0 elsewhere, with the gradient of ``soft``."""
-    one_hot = torch.zeros_like(soft).scatter_(-1, index.unsqueeze(-1), 1.0)
-    return _WithGradientOf.apply(soft, one_hot)
+    return _OneHot.apply(soft, index)
 
 
-class _WithGradientOf(torch.autograd.Function):
-    """Values of one tensor, gradient of another; unlike y + (x - x.detach()) it makes no copies."""
+class _OneHot(torch.autograd.Function):
+    """What y + (x - x.detach()) gives for a one-hot y, without its copies."""
 
-    @staticmethod
-    def forward(context: FunctionCtx, gradient_from: Tensor, values: Tensor) -> Tensor:
-        """Return the values."""
-        return values.view_as(values)
+    generate_vmap_rule = True
 
     @staticmethod
-    def backward(context: FunctionCtx, gradient: Tensor) -> tuple[Tensor, None]:
-        """Hand the gradient to the other tensor."""
+    def forward(soft: Tensor, index: Tensor) -> Tensor:
+        """Ones at the indices."""
+        return torch.zeros_like(soft).scatter_(-1, index.unsqueeze(-1), 1.0)
+
+    @staticmethod
+    def setup_context(context: object, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        """Nothing is needed for the gradient."""
+
+    @staticmethod
+    def backward(context: object, gradient: Tensor) -> tuple[Tensor, None]:
+        """Hand the gradient on."""
         return gradient, None

@@ -109,6 +109,12 @@ def override(preset: Preset, assignments: Sequence[str]) -> Preset:
         raise UserError(str(error)) from error
 
 
+def has_setting(preset: Preset, assignment: str) -> bool:
+    """Tell whether :func:`override` knows what ``name=value`` changes; its value may still be refused."""
+    name, separator, _ = assignment.partition("=")
+    return bool(separator) and any(_is_named(path, name) for path, _ in _leaves(to_plain(preset)))
+
+
 def override_config(
     config: Config, assignments: Sequence[str], flags: Mapping[str, str] = types.MappingProxyType({})
 ) -> Config:
@@ -127,6 +133,11 @@ def override_config(
         raise UserError(str(error)) from error
 
 
+def _is_named(path: str, name: str) -> bool:
+    """Whether ``name`` is the end of a dotted path."""
+    return f".{path}".endswith(f".{name}")
+
+
 def _assigned(
     config: object, assignments: Sequence[str], flags: Mapping[str, str] = types.MappingProxyType({})
 ) -> dict[str, PlainValue]:
@@ -134,7 +145,7 @@ def _assigned(
     for assignment in assignments:
         name, separator, text = assignment.partition("=")
         leaves = dict(_leaves(plain))
-        found = [path for path in leaves if f".{path}".endswith(f".{name}")] if separator else []
+        found = [path for path in leaves if _is_named(path, name)] if separator else []
         if not found:
             raise unknown_name("setting", name, [path.rpartition(".")[2] for path in leaves], "as --set name=value")
         outermost = min(path.count(".") for path in found)

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from motionlex.motion_vae import distributed
+from motionlex.motion_vae.allocation import keep_freed_memory
 from motionlex.motion_vae.registry import PlainValue
 from motionlex.motion_vae.trainer import NonFiniteLossError, Trainer
 
@@ -28,6 +29,8 @@ def train_to(
     Raises:
         UserError: If loss or gradient is not finite; names the file that holds the batch.
     """
+    if trainer.device.type == "cpu":
+        keep_freed_memory()
     first, seconds, batch = trainer.steps, trainer.seconds, trainer.config.batch
     writer = None
     if distributed.rank() == 0:

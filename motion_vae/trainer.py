@@ -19,7 +19,6 @@ from torch import Tensor
 
 from motionlex.data.errors import UserError
 from motionlex.motion_vae import distributed
-from motionlex.motion_vae.allocation import keep_freed_memory
 from motionlex.motion_vae.contract import BatchSource, DiscreteAutoencoder, LossTerms, OptimisationConfig
 from motionlex.motion_vae.interruption import postponed_interrupt
 from motionlex.motion_vae.optimisation import Plateau, build_optimisers
@@ -79,8 +78,6 @@ class Trainer:
                 f"{config.micro_batches} micro_batches: take a multiple of {parts}"
             )
         check_precision(config.precision, device)
-        if device.type == "cpu":
-            keep_freed_memory()
         self.model, self.sampler, self.config, self.device = model.to(device), sampler, config, device
         self.schedule_steps, self.validate = schedule_steps, validate
         self.optimisers = build_optimisers(self.model, config)

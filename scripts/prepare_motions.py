@@ -12,11 +12,19 @@ from pathlib import Path
 import numpy as np
 import tyro
 
+from motionlex.data.bvh import Up
 from motionlex.data.clip import MotionClip
 from motionlex.data.compatibility import check_fits
 from motionlex.data.datasets import FASTEST_HZ, load_dataset
 from motionlex.data.errors import check_number
-from motionlex.data.inspection import read_motion_file, report_clip, write_converted
+from motionlex.data.inspection import (
+    check_new_folder,
+    is_person,
+    person_points,
+    read_motion_file,
+    report_clip,
+    write_converted,
+)
 from motionlex.data.robots import Robot, get_robot
 from motionlex.scripts.common import JsonValue, run_cli
 
@@ -39,7 +47,9 @@ class PrepareConfig:
     verdict per clip (about a second per minute of motion)."""
     prepare: bool | None = None
     """Check the motions smoothed and set on the floor, as train_lowlevel --prepare trains on them; None does so where
-    training does: for lafan1 and .csv and .bvh files."""
+    training does: for lafan1 and .csv files. What is retargeted always is, and is written so."""
+    up: Up = "y"
+    """Axis of .bvh files that points up."""
     out: Path | None = None
     """New folder for one npz per clip; LocoMuJoCo wants it at Lafan1/mocap/UnitreeH1 below its converted data sets."""
     json: bool = False
@@ -50,6 +60,7 @@ def prepare(config: PrepareConfig) -> Mapping[str, JsonValue]:
     """Read, report, check and convert."""
     check_number("--hz", config.hz, above=0, at_most=FASTEST_HZ)
     robot = get_robot("h1")
+    _check_early(config)
     found = list(_clips(config, robot))
     clips = [clip for _, clip, _ in found]
     for clip in clips:
@@ -83,12 +94,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_cli(PrepareConfig, prepare, argv, "motionlex prepare-motions")
 
 
+def _check_early(config: PrepareConfig) -> None:
+    """Find what can be found before the slow part begins."""
+    if config.out is not None:
+        check_new_folder(config.out)
+    people = [path for path in config.files if is_person(path)]
+    for path in people:
+        if path.is_file():
+            person_points(path, config.up)
+
+
 def _clips(config: PrepareConfig, robot: Robot) -> Iterator[tuple[str, MotionClip, bool]]:
     """Yield split, clip, and whether training smooths and settles it unless told otherwise."""
     if config.files:
-        for path in config.files:
-            for clip in read_motion_file(path, robot, progress=partial(_show_progress, path.name)):
-                yield "file", clip.resample(config.hz), path.suffix in (".csv", ".bvh")
+        for number, path in enumerate(config.files, 1):
+            show = partial(_show_progress, f"{number}/{len(config.files)} {path.name}", time.perf_counter())
+            for clip in read_motion_file(path, robot, up=config.up, progress=show):
+                resampled = clip.resample(config.hz)
+                yield "file", _prepared(resampled, robot) if is_person(path) else resampled, path.suffix == ".csv"
         return
     data = load_dataset(config.data, config.data_root, hz=config.hz)
     for split, clips in (("train", data.train), ("validation", data.validation)):
@@ -96,10 +119,19 @@ def _clips(config: PrepareConfig, robot: Robot) -> Iterator[tuple[str, MotionCli
             yield split, clip, config.data == "lafan1"
 
 
-def _show_progress(name: str, done: int, frames: int) -> None:
+def _prepared(clip: MotionClip, robot: Robot) -> MotionClip:
+    """Smooth a clip and set it on the floor."""
+    from motionlex.envs.reference import settle, smooth  # slow to import, and often not needed
+
+    return settle(smooth(clip), robot) if np.asarray(clip.valid).any() else clip
+
+
+def _show_progress(name: str, begin: float, done: int, frames: int) -> None:
     if done % 100 == 0 or done == frames:
+        rate = done / (time.perf_counter() - begin)
         end = "\n" if done == frames else ""
-        print(f"\r{name}: frame {done}/{frames} retargeted ", end=end, file=sys.stderr, flush=True)
+        left = f"{(frames - done) / rate:.0f} s left "
+        print(f"\r{name}: {done}/{frames} frames, {rate:.0f}/s, {left}", end=end, file=sys.stderr, flush=True)
 
 
 def _check(
@@ -109,13 +141,12 @@ def _check(
     # Physics and torch are slow to import, and inspecting or converting needs neither.
     from motionlex.data.procedural.dynamics import InverseDynamics
     from motionlex.envs.preflight import VERDICTS, check_clip
-    from motionlex.envs.reference import settle, smooth
 
     dynamics = InverseDynamics(robot)
     start = time.perf_counter()
     for number, (row, clip, settled) in enumerate(zip(rows, clips, prepared, strict=True), 1):
         usable = settled and bool(np.asarray(clip.valid).any())
-        found = check_clip(settle(smooth(clip), robot) if usable else clip, dynamics)
+        found = check_clip(_prepared(clip, robot) if usable else clip, dynamics)
         facts = asdict(found.facts)
         row |= {"verdict": found.verdict, "reasons": list(found.reasons), "feasibility": facts.pop("feasibility")}
         row["preflight"] = {"prepared": usable, **facts}

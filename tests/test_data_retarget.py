@@ -13,6 +13,7 @@ from motionlex.data.datasets.loco_mujoco import read_npz_clips
 from motionlex.data.errors import UserError
 from motionlex.data.ground import clearance
 from motionlex.data.human_points import HumanPoints, human_points
+from motionlex.data.inspection import person_points, read_motion_file
 from motionlex.data.kinematics import ForwardKinematics
 from motionlex.data.retarget import retarget
 from motionlex.data.robots import get_robot
@@ -75,6 +76,8 @@ def test_positions_of_joints_are_those_worked_out_by_hand(tmp_path):
         (lambda t: t.replace("90 0 0 90", "90 nan 0 90"), "line 20: 'nan' is not a finite number"),
         (lambda t: t.replace("Frame Time: 0.04", "Frame Time: 0"), "frame time of 0"),
         (lambda t: t.replace("Frame Time: 0.04", "Speed: 1"), "wanted 'Frames: N'"),
+        (lambda t: t.replace("Frame Time: 0.04", "Frame Time: 1e-320"), "frame time of"),
+        (lambda t: t.replace("Frames: 2", "Frames: \u00b2"), "wanted 'Frames: N'"),
         (lambda t: t.replace("Zrotation Xrotation", "Wrotation Xrotation"), "unknown channel 'Wrotation'"),
         (lambda t: t.replace("CHANNELS 3", "CHANNELS 4"), "line 9: 'CHANNELS 4"),
         (lambda t: t.replace("}\n}\nMOTION", "}\nMOTION"), "ends within a joint"),
@@ -95,6 +98,39 @@ def test_a_file_that_is_no_text_is_refused(tmp_path):
         read_bvh(tmp_path / "x.bvh")
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda t: "\ufeff" + t,
+        lambda t: t.replace("\n", "\r\n").replace("  ", "\t"),
+        lambda t: t.replace("Hips\n{", "Hips {").replace("Arm\n  {", "Arm {").replace("}\n}", "} }"),
+        lambda t: t.replace("End Site", "end site").replace("Frame Time: ", "Frame time:").replace("MOTION", "Motion"),
+    ],
+    ids=["byte order mark", "windows and tabs", "braces", "case and blanks"],
+)
+def test_dialects_of_the_format_mean_the_same(tmp_path, change):
+    plain = read_bvh(write(tmp_path / "plain.bvh", TWO_JOINTS))
+    (tmp_path / "other.bvh").write_bytes(change(TWO_JOINTS).encode())
+    other = read_bvh(tmp_path / "other.bvh")
+    assert other.names == plain.names and other.hz == plain.hz
+    np.testing.assert_array_equal(other.positions, plain.positions)
+
+
+def test_an_axis_may_turn_twice_and_names_may_be_in_an_old_encoding(tmp_path):
+    text = TWO_JOINTS.replace(
+        "CHANNELS 3 Xrotation Yrotation Zrotation", "CHANNELS 4 Xrotation Xrotation Xrotation Yrotation"
+    )
+    text = (
+        text.replace("0 0 0 0 0 0\n", "0 0 0 0 0 0 0\n")
+        .replace("90 0 0 90 90 0", "90 0 0 30 30 30 90")
+        .replace("Arm", "Bras\u00e9")
+    )
+    (tmp_path / "old.bvh").write_bytes(text.encode("latin-1"))
+    plain, old = read_bvh(write(tmp_path / "plain.bvh", TWO_JOINTS)), read_bvh(tmp_path / "old.bvh")
+    assert old.names[1] == "Bras\u00e9"
+    np.testing.assert_allclose(old.positions, plain.positions, atol=1e-12)
+
+
 def points_of(qpos, scale):
     """A person who is built and moves exactly like the robot, in another unit."""
     model = ROBOT.model(control="none")
@@ -108,7 +144,7 @@ def points_of(qpos, scale):
             found[leg].append([side[place] for side in legs])
             found[arm].append([np.array(side[place]) for side in arms])
     toes = ForwardKinematics(ROBOT)(qpos).site_pos[:, [ROBOT.sites.index(f"{s}_foot_mimic") for s in ("left", "right")]]
-    return HumanPoints(**{name: scale * np.array(places) for name, places in found.items()}, toe=scale * toes)
+    return HumanPoints(hz=25.0, **{name: scale * np.array(places) for name, places in found.items()}, toe=scale * toes)
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +165,17 @@ def test_the_robots_own_motion_comes_back(walk):
     assert abs(np.median(clearance(found, ROBOT))) < 0.01
 
 
+def test_a_heel_may_be_lifted_to_the_seat():
+    """The foot passes the vertical on the way, where its heading turns by half a circle and its pitch comes back."""
+    qpos = np.zeros((60, 26))
+    qpos[:, 2], qpos[:, 3], qpos[:, 7:] = 1.0, 1.0, ROBOT.default_pose
+    bend = np.clip(np.linspace(-1.0, 1.0, 60), 0.0, None)  # half of the time it stands, which tells what level is
+    for name, change in (("knee_angle_l", 1.5), ("ankle_angle_l", 0.3)):
+        qpos[:, 7 + ROBOT.joint_names.index(name)] += change * bend
+    found = retarget(points_of(qpos, 1.0), ROBOT)
+    np.testing.assert_allclose(found[:, 7:], qpos[:, 7:], atol=0.03)
+
+
 def test_the_unit_of_the_recording_and_the_length_of_limbs_do_not_matter(walk):
     person = points_of(walk[:8], 1.0)
     longer = replace(person, hand=person.elbow + 2.0 * (person.hand - person.elbow))
@@ -146,17 +193,24 @@ def test_joints_stay_within_their_limits_and_feet_without_toes_are_level(walk):
     assert np.abs(level[:, 2, 0]).max() < 0.1  # the foot's forward axis hardly rises or falls
 
 
-def person_file(path, frames=40):
-    """A person who walks on the spot along x: thighs swing, shins bend back, arms hang."""
+def person_file(path, frames=40, names=None, turned=False):
+    """A person who walks ahead: thighs swing, shins bend back, arms hang.
+
+    Args:
+        path: Where it goes.
+        frames: Number of frames.
+        names: Other names for joints.
+        turned: Whether z points up and x ahead, instead of y and z.
+    """
     lines, order = ["HIERARCHY"], []
 
     def joint(name, offset, depth, kind="JOINT"):
         order.append(name)
         channels = "6 Xposition Yposition Zposition " if kind == "ROOT" else "3 "
-        lines.append(f"{kind} {name}")
+        lines.append(f"{kind} {(names or {}).get(name, name)}")
         lines.append("{")
-        lines.append("OFFSET " + " ".join(map(str, offset)))
-        lines.append(f"CHANNELS {channels}Zrotation Yrotation Xrotation")
+        lines.append("OFFSET " + " ".join(map(str, (offset[2], offset[0], offset[1]) if turned else offset)))
+        lines.append(f"CHANNELS {channels}" + " ".join(f"{axis}rotation" for axis in ("XZY" if turned else "ZYX")))
         if name == "Hips":
             joint("Spine", (0, 30, 0), depth + 1)
         below = [
@@ -180,7 +234,7 @@ def person_file(path, frames=40):
             "LeftLeg": (0, 0, 20 + 15 * np.cos(phase)), "RightLeg": (0, 0, 20 - 15 * np.cos(phase)),
             "LeftArm": (-75, 0, 0), "RightArm": (75, 0, 0), "LeftForeArm": (0, -20, 0), "RightForeArm": (0, 20, 0),
         }  # fmt: skip
-        values = [0.0, 96.0, 3.0 * frame]
+        values = [3.0 * frame, 0.0, 96.0] if turned else [0.0, 96.0, 3.0 * frame]
         for name in order:
             values += angles.get(name, (0, 0, 0))
         lines.append(" ".join(f"{value:.5f}" for value in values))
@@ -192,7 +246,7 @@ def test_the_command_retargets_a_recording_and_what_it_writes_can_be_read(tmp_pa
     assert main([str(path), "--out", str(tmp_path / "h1"), "--json", "--check"]) == 0
     captured = capsys.readouterr()
     report = json.loads(captured.out.strip().splitlines()[-1])
-    assert "frame 40/40 retargeted" in captured.err and report["labels"] == ["walk"]
+    assert "1/1 walk7_subject1.bvh: 40/40 frames" in captured.err and report["labels"] == ["walk"]
     assert report["clips"][0]["range_excess_rad"] <= 1e-6 and report["clips"][0]["verdict"]
     (clip,) = read_npz_clips(tmp_path / "h1" / "walk7_subject1.npz")
     assert clip.duration_s == pytest.approx(39 / 30, abs=0.03)
@@ -208,13 +262,72 @@ def test_the_command_retargets_a_recording_and_what_it_writes_can_be_read(tmp_pa
     assert np.corrcoef(hips[:, 0], hips[:, 1])[0, 1] < -0.95
 
 
+CMU = {"LeftToeBase": "LeftToeBase"}
+LAFAN1 = {f"{side}ToeBase": f"{side}Toe" for side in ("Left", "Right")}
+MIXAMO = {f"{side}{name}": f"mixamorig:{side}{name}" for side in ("Left", "Right") for name in CHAINS}
+STYLE100 = {
+    f"{side}{old}": f"{side}{new}"
+    for side in ("Left", "Right")
+    for old, new in {
+        "UpLeg": "Hip", "Leg": "Knee", "Foot": "Ankle", "ToeBase": "Toe",
+        "Arm": "Shoulder", "ForeArm": "Elbow", "Hand": "Wrist",
+    }.items()
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("names", [CMU, LAFAN1, MIXAMO, STYLE100], ids=["CMU", "LAFAN1", "Mixamo", "100STYLE"])
+def test_joints_are_found_under_the_names_of_well_known_collections(tmp_path, names):
+    plain = human_points(read_bvh(person_file(tmp_path / "plain.bvh", frames=3)))
+    found = human_points(read_bvh(person_file(tmp_path / "other.bvh", frames=3, names=names)))
+    assert found.toe is not None
+    for name in ("hip", "knee", "ankle", "toe", "shoulder", "elbow", "hand"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(plain, name))
+
+
+def test_a_file_with_z_up_is_read_by_a_flag_and_suspected_without(tmp_path, caplog):
+    plain = human_points(read_bvh(person_file(tmp_path / "plain.bvh", frames=3)))
+    path = person_file(tmp_path / "z.bvh", frames=3, turned=True)
+    turned = human_points(read_bvh(path, up="z"))
+    np.testing.assert_allclose(turned.hand, plain.hand, atol=1e-9)
+    np.testing.assert_allclose(turned.knee, plain.knee, atol=1e-9)
+    assert not caplog.records
+    human_points(read_bvh(path))
+    assert "--up z" in caplog.text
+
+
+def test_a_foot_without_length_says_nothing_about_its_direction(tmp_path):
+    text = person_file(tmp_path / "a.bvh", frames=3).read_text()
+    short = write(tmp_path / "b.bvh", text.replace("0.0 -6.0 14.0", "0 0 0"))
+    assert human_points(read_bvh(short)).toe is None and human_points(read_bvh(tmp_path / "a.bvh")).toe is not None
+
+
+def test_a_leap_of_the_recording_is_masked(tmp_path):
+    """The first frame of many recordings is a pose with stretched arms at the origin."""
+    lines = person_file(tmp_path / "a.bvh").read_text().splitlines()
+    first = lines.index("Frame Time: 0.0333333") + 1
+    lines[first] = " ".join(["300.0", "96.0", "0.0", *["0.0"] * (len(lines[first].split()) - 3)])
+    (clip,) = read_motion_file(write(tmp_path / "leap.bvh", "\n".join(lines)), ROBOT)
+    assert not clip.valid[:7].any() and clip.valid[7:].all()  # and 0.17 s around it, 6 frames
+
+
+def test_mistakes_are_found_before_the_slow_part(tmp_path, capsys):
+    good, bad, full = person_file(tmp_path / "good.bvh", frames=3), tmp_path / "bad.bvh", tmp_path / "full"
+    write(bad, TWO_JOINTS)
+    full.mkdir()
+    write(full / "x", "")
+    for arguments in ([good, bad], [good, "--out", full]):
+        assert main([str(argument) for argument in arguments]) == 2
+        assert "frames," not in capsys.readouterr().err
+
+
 def test_fast_recordings_are_thinned_before_the_slow_part(tmp_path):
     text = person_file(tmp_path / "a.bvh", frames=41).read_text()
     fast = write(tmp_path / "fast.bvh", text.replace("Frame Time: 0.0333333", "Frame Time: 0.00833333"))
     assert read_bvh(fast).hz == pytest.approx(120.0, rel=1e-4)
     points = human_points(read_bvh(fast))
     assert points.leg_length == pytest.approx(85.0) and points.toe is not None
-    from motionlex.data.inspection import read_motion_file
-
     (clip,) = read_motion_file(fast, ROBOT)
     assert clip.frames == 21 and clip.hz == pytest.approx(60.0, rel=1e-4)
+    for time, stride in (("0.00833334", 2), ("0.01", 2), ("0.0166667", 1), ("0.02", 1)):
+        other = write(tmp_path / "other.bvh", text.replace("Frame Time: 0.0333333", f"Frame Time: {time}"))
+        assert len(person_points(other).hip) == -(-41 // stride)

@@ -83,6 +83,27 @@ def test_named_rows_are_run_and_the_rest_is_left(tmp_path, capsys):
     assert [job["name"] for job in listed] == ["rvqvae_seed0", "rvqvae_seed1"]
 
 
+def test_a_changed_setting_reaches_every_row_that_has_it_and_the_table(tmp_path, capsys):
+    flags = ("gm-vq-table1", *FEW, "--out", str(tmp_path / "out"))
+    assert run(capsys, *flags, "--set", "mixture_variance=0.3", "learning_rate=0.004")[1]["left"] == 0
+    recipes = {
+        job: json.loads((tmp_path / f"out/jobs/{job}_seed0/config.json").read_text()) for job in ("gm_vq", "vqvae")
+    }
+    assert recipes["gm_vq"]["method_config"]["mixture_variance"] == 0.3
+    assert "mixture_variance" not in recipes["vqvae"]["method_config"]
+    assert [recipe["optimisation"]["learning_rate"] for recipe in recipes.values()] == [0.004, 0.004]
+    assert "Changed where a row has it: mixture_variance=0.3" in (tmp_path / "out/table.md").read_text()
+    code, _, said = run(capsys, *flags)
+    assert code == 2 and "belongs to another experiment: changes" in said
+
+
+@pytest.mark.parametrize("name", ["gm-vq-table1", "gumbel-bias"])
+def test_a_setting_that_no_row_has_claims_no_folder(tmp_path, capsys, name):
+    few = FEW if name == "gm-vq-table1" else ()
+    code, _, said = run(capsys, name, *few, "--out", str(tmp_path / "out"), "--set", "mixture_varianse=1")
+    assert code == 2 and "--set" in said and not (tmp_path / "out").exists()
+
+
 def test_a_row_that_does_not_exist_claims_no_folder(tmp_path, capsys):
     assert run(capsys, "rrvq-table1", *FEW, "--out", str(tmp_path / "out"), "--rows", "rvq")[0] == 2
     assert not (tmp_path / "out").exists()

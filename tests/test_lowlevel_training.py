@@ -1,6 +1,7 @@
 """PPO around the batched environment: returns, normaliser, learning rate, files, exact resume."""
 
 import json
+import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -142,7 +143,17 @@ def test_a_cool_down_ends_in_small_steps_and_little_noise():
     bounds = [config.std_bounds(c) for c in (0.0, 0.5, 1.0)]
     assert [low for low, _ in bounds] == pytest.approx([0.2, 0.1, 0.05])
     assert [high for _, high in bounds] == pytest.approx([np.inf, 0.025**0.5, 0.05])
-    assert PPOConfig().cooled(0.0) == 0.0  # none unless asked for
+    # What a step of the mean may be at the slowest: it diverges by the KL target at the start and at the end.
+    slowest, fastest = zip(*(config.actor_rates(c) for c in (0.0, 1.0)))
+    step = 0.2 * math.sqrt(2.0 * 0.02)
+    reached = [
+        torch.distributions.kl_divergence(
+            torch.distributions.Normal(0.0, std), torch.distributions.Normal(step * rate / slowest[0], std)
+        ).item()
+        for rate, std in zip(slowest, (0.2, 0.05))
+    ]
+    assert reached == pytest.approx([0.02, 0.005]) and fastest == (5e-4, 5e-4)
+    assert PPOConfig().cooled(0.0) == 0.0 and PPOConfig().actor_rates(0.0) == (1e-5, 5e-4)  # none unless asked for
     with pytest.raises(UserError, match="cooldown_kl"):
         PPOConfig(minimum_kl=0.002, cooldown=0.5)
 

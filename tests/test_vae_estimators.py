@@ -10,6 +10,7 @@ from scipy.optimize import brentq
 from motionlex.motion_vae.estimators import (
     effective_sample_size,
     exponential_schedule,
+    gumbel_softmax,
     nearest_code,
     policy_search_weights,
     straight_through,
@@ -333,3 +334,22 @@ def test_beta_schedule_multiplies_by_a_constant():
     assert values[0] == 2.0 and values[-1] == pytest.approx(0.01, rel=1e-12)
     assert [b / a for a, b in itertools.pairwise(values)] == pytest.approx([(0.01 / 2.0) ** 0.25] * 4, rel=1e-12)
     assert exponential_schedule(2.0, 0.01, 1.7) == pytest.approx(0.01), "after the horizon it stays"
+
+
+def test_a_hard_draw_has_the_values_of_one_hots_and_the_gradient_of_the_relaxed_ones():
+    """Also under function transforms, and where what it gave is changed in place afterwards."""
+    generator = torch.Generator().manual_seed(0)
+    logits, noise, weights = (torch.randn(3, 5, generator=generator, dtype=torch.float64) for _ in range(3))
+
+    def weighed(x, hard):
+        return (gumbel_softmax(x, noise, temperature=0.7, hard=hard) * weights).sum()
+
+    expected = (logits + noise).argmax(dim=-1)
+    values = gumbel_softmax(logits.clone().requires_grad_(), noise, temperature=0.7)
+    assert torch.equal(values, torch.nn.functional.one_hot(expected, 5).double())
+    torch.testing.assert_close(torch.func.grad(weighed)(logits, True), torch.func.grad(weighed)(logits, False))
+    each = torch.func.vmap(lambda x, g: gumbel_softmax(x, g, temperature=0.7))(logits, noise)
+    assert torch.equal(each, values)
+    x = logits.clone().requires_grad_()
+    gumbel_softmax(x, noise, temperature=0.7).mul_(weights).sum().backward()
+    torch.testing.assert_close(x.grad, torch.func.grad(weighed)(logits, False))

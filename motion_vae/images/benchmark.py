@@ -14,7 +14,15 @@ from motionlex.data.images.dataset import ImageData, load_image_dataset
 from motionlex.data.storage import finite, write_bytes, write_json
 from motionlex.motion_vae import checkpoint
 from motionlex.motion_vae.images.experiments import get_experiment
-from motionlex.motion_vae.images.jobs import Experiment, Finished, Job, Options, is_finished, read_result
+from motionlex.motion_vae.images.jobs import (
+    Experiment,
+    Finished,
+    Job,
+    Options,
+    TrainingJob,
+    is_finished,
+    read_result,
+)
 from motionlex.motion_vae.images.on_ray import run_on_ray
 from motionlex.motion_vae.registry import PlainValue
 
@@ -45,6 +53,8 @@ class ImageBenchmarkFlags:
     """Width of all networks, for a cheaper experiment; the table says so. None takes the paper's."""
     images: int | None = None
     """Held-out images to measure on; None takes all."""
+    set: tuple[str, ...] = ()
+    """Changes of the recipes, e.g. temperature_control=bisection, in every row that has such a setting."""
     rows: tuple[str, ...] = ()
     """Only these rows of the table, by the names of their jobs without the seed, e.g. fsq daps_na; none takes all."""
     shard: str | None = None
@@ -78,6 +88,8 @@ def run_experiment(name: str, flags: ImageBenchmarkFlags) -> dict[str, PlainValu
     out = flags.out or Path("runs") / f"images_{name}"
     options = _options(experiment, flags)
     jobs = experiment.jobs(options)
+    if flags.set and not any(isinstance(job, TrainingJob) for job in jobs):
+        raise UserError(f"--set means nothing to {name}, whose jobs are no recipes")
     chosen = _chosen(jobs, flags.rows)
     if not flags.jobs_list:
         _claim(out, experiment, options)
@@ -146,6 +158,7 @@ def _options(experiment: Experiment, flags: ImageBenchmarkFlags) -> Options:
         width=flags.width,
         seeds=tuple(range(flags.seeds)),
         images=flags.images,
+        changes=flags.set,
     )
 
 
@@ -173,10 +186,10 @@ def _claim(out: Path, experiment: Experiment, options: Options) -> None:
         UserError: If it belongs to something else.
     """
     wanted = {"experiment": experiment.name, **asdict(replace(options, data_root=None)), "seeds": len(options.seeds)}
-    wanted |= {"shape": list(options.shape)}
+    wanted |= {"shape": list(options.shape), "changes": list(options.changes)}
     path = out / OPTIONS_FILE
     if path.is_file():
-        found = checkpoint.read_json(path)
+        found = {"changes": [], **checkpoint.read_json(path)}
         different = [name for name, value in wanted.items() if found.get(name) != value]
         if different:
             first = different[0]

@@ -97,6 +97,8 @@ class Options:
     """Every row is repeated for each."""
     images: int | None
     """Held-out images to measure on; None takes all."""
+    changes: tuple[str, ...] = ()
+    """Of the recipe of every row that has such a setting, as ``name=value``."""
 
 
 @dataclass(frozen=True, kw_only=True)

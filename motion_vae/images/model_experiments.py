@@ -15,6 +15,7 @@ from motionlex.motion_vae.images.presets import image_preset
 from motionlex.motion_vae.images.recipes import Recipe
 from motionlex.motion_vae.images.settings import SETTINGS
 from motionlex.motion_vae.images.tables import Measure, TableLayout, report_models
+from motionlex.motion_vae.registry import has_setting
 
 TINY = "tiny"
 Drawer = Callable[[Options, Sequence[Finished], Path], Sequence[Path]]
@@ -94,7 +95,9 @@ def model_jobs(
     for row in rows:
         chosen = row.tiny_setting if tiny else row.setting or setting
         changes = row.changes if row.tiny_changes is None or not tiny else row.tiny_changes
-        steps = options.steps or image_preset(row.method, chosen)[0].optimisation.steps
+        preset = image_preset(row.method, chosen)[0]
+        steps = options.steps or preset.optimisation.steps
+        further = tuple(change for change in options.changes if has_setting(preset, change))
         for seed in options.seeds:
             recipe = Recipe(
                 method=row.method,
@@ -103,13 +106,16 @@ def model_jobs(
                 data_root=options.data_root,
                 family=SETTINGS[setting].domain.likelihood_config.family,
                 resampled=resampled,
-                changes=changes,
+                changes=(*changes, *further),
                 width=options.width,
                 batch=options.batch,
                 steps=steps,
                 seed=seed,
             )
             jobs.append(job(row=row.name, slug=row.slug, recipe=recipe, images=options.images))
+    for change in options.changes:
+        if not any(change in job.recipe.changes for job in jobs):
+            raise UserError(f"--set {change}: no row of this experiment has such a setting")
     return tuple(jobs)
 
 

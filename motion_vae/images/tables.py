@@ -64,6 +64,7 @@ def report_models(layout: TableLayout, options: Options, finished: Sequence[Fini
     """
     rows = [_row(layout, name, group) for name, group in by_row(finished).items()]
     reduced = [] if options.width is None else [f"All networks are reduced to width {options.width}"]
+    reduced += [f"Changed where a row has it: {change}" for change in options.changes]
     other = [] if options.data == layout.paper_data else ["Not the paper's images: its values are no comparison here"]
     notes = [*other, *reduced, *layout.notes]
     notes.append(f"Held-out images: {finished[0].result['images']}, one stochastic code sequence each")
@@ -74,6 +75,7 @@ def report_models(layout: TableLayout, options: Options, finished: Sequence[Fini
         "data_title": options.title,
         "paper_data": layout.paper_data,
         "width": options.width,
+        "changes": list(options.changes),
         "rows": rows,
         "notes": notes,
     }
