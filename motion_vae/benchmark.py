@@ -200,8 +200,7 @@ def benchmark_vae_step(config: StepBenchmark) -> dict[str, PlainValue]:
     model = build_model(config.method, preset.method, domain, seed=0)
     assert isinstance(model, DAPS)
     source = _NoiseSource(domain, preset.optimisation.batch)
-    if device.type == "cpu":
-        keep_freed_memory()  # as training does
+    keep_freed_memory(device)  # as training does
     trainer = Trainer(model, source, preset.optimisation, schedule_steps=1, seed=0, device=device)
     trainer.steps = 1  # behind the schedule, hence behind a warm start
     if config.compile:

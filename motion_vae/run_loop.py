@@ -29,8 +29,7 @@ def train_to(
     Raises:
         UserError: If loss or gradient is not finite; names the file that holds the batch.
     """
-    if trainer.device.type == "cpu":
-        keep_freed_memory()
+    keep_freed_memory(trainer.device)
     first, seconds, batch = trainer.steps, trainer.seconds, trainer.config.batch
     writer = None
     if distributed.rank() == 0:

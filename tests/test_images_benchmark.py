@@ -97,6 +97,19 @@ def test_a_changed_setting_reaches_every_row_that_has_it_and_the_table(tmp_path,
     assert code == 2 and "belongs to another experiment: changes" in said
 
 
+def test_finished_jobs_of_another_recipe_get_into_no_table(tmp_path, capsys):
+    """As they are where a version changed the recipe in between."""
+    flags = ("gm-vq-table1", *FEW, "--out", str(tmp_path / "out"))
+    assert run(capsys, *flags, "--rows", "vqvae")[0] == 0
+    path = tmp_path / "out/jobs/vqvae_seed0/config.json"
+    config = json.loads(path.read_text())
+    config["method_config"]["kmeans_start"] = False
+    path.write_text(json.dumps(config))
+    code, _, said = run(capsys, *flags)
+    assert code == 2 and "vqvae_seed0 holds a run of another recipe" in said
+    assert not (tmp_path / "out/jobs/gm_vq_seed0").exists()
+
+
 @pytest.mark.parametrize("name", ["gm-vq-table1", "gumbel-bias"])
 def test_a_setting_that_no_row_has_claims_no_folder(tmp_path, capsys, name):
     few = FEW if name == "gm-vq-table1" else ()

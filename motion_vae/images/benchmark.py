@@ -24,6 +24,7 @@ from motionlex.motion_vae.images.jobs import (
     read_result,
 )
 from motionlex.motion_vae.images.on_ray import run_on_ray
+from motionlex.motion_vae.images.runs import check_recipe
 from motionlex.motion_vae.registry import PlainValue
 
 logger = logging.getLogger(__name__)
@@ -206,6 +207,13 @@ def _claim(out: Path, experiment: Experiment, options: Options) -> None:
 def _run(jobs: Sequence[Job], out: Path, device: str, ray: str | None) -> None:
     """Do what is not finished, with the time that is left."""
     todo = [job for job in jobs if not is_finished(out / JOBS / job.name)]
+    for job in jobs:
+        if (
+            job not in todo
+            and isinstance(job, TrainingJob)
+            and (out / JOBS / job.name / checkpoint.CONFIG_FILE).is_file()
+        ):
+            check_recipe(job.recipe, out / JOBS / job.name)  # no table of two versions' recipes
     if len(todo) < len(jobs):
         logger.info(f"{len(jobs) - len(todo)} of {len(jobs)} jobs are finished already")
     if ray is not None and todo:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from motionlex.data.images.source import ImageSource
 from motionlex.data.storage import write_json
+from motionlex.motion_vae.allocation import keep_freed_memory
 from motionlex.motion_vae.contract import DiscreteAutoencoder
 from motionlex.motion_vae.images.daps_tables import NAMES
 from motionlex.motion_vae.images.evaluation import EVALUATION_FILE, prior_samples
@@ -102,6 +103,7 @@ class CostJob(TrainingJob):
         data = load_recipe_data(self.recipe)
         preprocessing, config = resolve(self.recipe, data)
         chosen = resolve_device(device)
+        keep_freed_memory(chosen)  # as training does
         source = ImageSource(data.train, preprocessing, seed=self.seed)
         trainer = Trainer(
             config.build(), source, config.optimisation, schedule_steps=config.schedule_steps, seed=self.seed,

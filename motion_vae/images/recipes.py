@@ -53,13 +53,23 @@ def resolve(recipe: Recipe, data: ImageData) -> tuple[Preprocessing, RunConfig]:
     Raises:
         UserError: If the setting is for images of another size, or a change is refused.
     """
-    preset, domain = image_preset(recipe.method, recipe.setting)
+    config, domain = run_config(recipe)
     if (*domain.grid, domain.channels) != data.shape:
         wanted = " x ".join(map(str, (*domain.grid, domain.channels)))
         raise UserError(
             f"setting {recipe.setting!r} is for images of {wanted}, those of {data.title} are of "
             f"{' x '.join(map(str, data.shape))}"
         )
+    return _preprocessing(recipe, data), config
+
+
+def run_config(recipe: Recipe) -> tuple[RunConfig, ImageDomain]:
+    """Work out what does not depend on the images, which is the whole configuration.
+
+    Raises:
+        UserError: If a change is refused.
+    """
+    preset, domain = image_preset(recipe.method, recipe.setting)
     if recipe.family != preset.likelihood.family:
         preset = replace(preset, likelihood=LikelihoodConfig(family=recipe.family))
     preset = override(preset, recipe.changes)
@@ -81,7 +91,7 @@ def resolve(recipe: Recipe, data: ImageData) -> tuple[Preprocessing, RunConfig]:
         data_root=recipe.data_root,
         seed=recipe.seed,
     )
-    return _preprocessing(recipe, data), config
+    return config, domain
 
 
 def _resized(preset: Preset, domain: ImageDomain, width: int | None) -> tuple[Preset, ImageDomain]:

@@ -23,7 +23,7 @@ from motionlex.motion_vae import checkpoint
 from motionlex.motion_vae.checkpoint import RunConfig
 from motionlex.motion_vae.contract import DiscreteAutoencoder
 from motionlex.motion_vae.images.domain import ImageDomain
-from motionlex.motion_vae.images.recipes import Recipe, load_recipe_data, resolve
+from motionlex.motion_vae.images.recipes import Recipe, load_recipe_data, resolve, run_config
 from motionlex.motion_vae.registry import PlainValue, from_plain, to_plain
 from motionlex.motion_vae.run_loop import train_to
 from motionlex.motion_vae.trainer import Trainer, resolve_device
@@ -134,12 +134,25 @@ def _training_split(data: ImageData, config: RunConfig) -> tuple[Images, Images 
     return split_off(data.train, count, seed=0)
 
 
-def _resume(folder: Path, trainer: Trainer, source: ImageSource, config: RunConfig) -> dict[str, PlainValue]:
-    """Bring trainer and source to where the run is."""
+def check_recipe(recipe: Recipe, folder: Path) -> None:
+    """Refuse a run of another recipe, such as one of before a setting was changed.
+
+    Raises:
+        UserError: If the folder holds one, or is damaged.
+    """
+    _check_same(run_config(recipe)[0], folder)
+
+
+def _check_same(config: RunConfig, folder: Path) -> None:
     saved = checkpoint.load_config(folder)
     checkpoint.check_complete(saved, folder)
     if to_plain(replace(saved, data_root=None)) != _as_saved(replace(config, data_root=None)):
         raise UserError(f"{folder} holds a run of another recipe: give another --out")
+
+
+def _resume(folder: Path, trainer: Trainer, source: ImageSource, config: RunConfig) -> dict[str, PlainValue]:
+    """Bring trainer and source to where the run is."""
+    _check_same(config, folder)
     meta = checkpoint.read_json(folder / checkpoint.META_FILE)
     if source.images.digest() != meta["data_hash"]:
         raise UserError(f"the images differ from those of {folder}: a run is resumed on the data it began with")
