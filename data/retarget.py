@@ -57,8 +57,10 @@ def retarget(
         Positions as of ``MotionClip.qpos``: beginning above the origin, the soles on the floor for most of the time.
 
     Raises:
-        UserError: If hips and shoulders lie on one line, so that there is no upright.
+        UserError: If hips and shoulders lie on one line, so that there is no upright, or the robot lacks limbs.
     """
+    if len(robot.legs) != 2 or len(robot.arms) != 2:
+        raise UserError(f"robot {robot.name!r} names no two legs and two arms: a person's motion does not fit it")
     model = robot.model(control="none")
     scale = _leg_length(robot, model) / points.leg_length
     solver = _Solver(robot, model)

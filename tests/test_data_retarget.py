@@ -165,6 +165,11 @@ def test_the_robots_own_motion_comes_back(walk):
     assert abs(np.median(clearance(found, ROBOT))) < 0.01
 
 
+def test_a_robot_without_arms_is_refused(walk):
+    with pytest.raises(UserError, match="two legs and two arms"):
+        retarget(points_of(walk[:2], 1.0), replace(ROBOT, arms=()))
+
+
 def test_a_heel_may_be_lifted_to_the_seat():
     """The foot passes the vertical on the way, where its heading turns by half a circle and its pitch comes back."""
     qpos = np.zeros((60, 26))

@@ -61,12 +61,12 @@ class Robot:
     """Left and right foot body."""
     foot_geoms: tuple[tuple[str, ...], tuple[str, ...]]
     """Contact spheres of the left and of the right foot."""
-    legs: tuple[tuple[str, str, str], tuple[str, str, str]]
-    """Bodies at hip, knee and ankle of the left and of the right leg."""
-    arms: tuple[tuple[str, str, str], tuple[str, str, str]]
-    """Bodies at shoulder and elbow, and the site of the hand, of the left and of the right arm."""
     standing_height: float
     """Root height [m] in the default pose with both soles on the floor."""
+    legs: tuple[tuple[str, str, str], ...] = ()
+    """Bodies at hip, knee and ankle of the left and of the right leg; none for a robot that no person's motion fits."""
+    arms: tuple[tuple[str, str, str], ...] = ()
+    """Bodies at shoulder and elbow, and the site of the hand, of the left and of the right arm; none likewise."""
 
     @cached_property
     def joint_names(self) -> tuple[str, ...]:
