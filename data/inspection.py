@@ -50,16 +50,8 @@ class ClipReport:
     """Share of the frames in which some hinge is out of its range."""
 
 
-def read_motion_file(
-    path: Path, robot: Robot, *, up: Up = "y", progress: Callable[[int, int], None] | None = None
-) -> tuple[MotionClip, ...]:
-    """Read any known motion file: ``.csv`` (Unitree's LAFAN1 columns), ``.npz`` (LocoMuJoCo) or ``.bvh`` (a person).
-
-    Args:
-        path: The file.
-        robot: Whose motion a person's becomes.
-        up: Axis of a person's file that points up.
-        progress: Called with the frames that are retargeted and all frames.
+def read_motion_file(path: Path) -> tuple[MotionClip, ...]:
+    """Read a file with motion of the robot: ``.csv`` (Unitree's LAFAN1 columns) or ``.npz`` (LocoMuJoCo).
 
     Raises:
         UserError: If there is no such file, its ending is unknown or its content is malformed.
@@ -70,8 +62,6 @@ def read_motion_file(
         return (read_csv(path),)
     if path.suffix == ".npz":
         return read_npz_clips(path)
-    if is_person(path):
-        return (_retargeted(path, robot, up, progress),)
     raise UserError(
         f"{path}: motion files end in .csv (LAFAN1 columns), .npz (LocoMuJoCo) or .bvh (a person), not {path.suffix!r}"
     )
@@ -86,8 +76,10 @@ def person_points(path: Path, up: Up = "y") -> HumanPoints:
     """Read a person's motion, thinned to what retargeting is worth doing for.
 
     Raises:
-        UserError: If the file is malformed or its skeleton lacks a joint; names the file.
+        UserError: If there is no such file, it is malformed or its skeleton lacks a joint; names the file.
     """
+    if not path.is_file():
+        raise UserError(f"no such file: {path}")
     motion = read_bvh(path, up=up)
     stride = max(1, math.ceil(motion.hz / _FASTEST_RETARGET_HZ - 0.01))  # 120.001 Hz is 120
     if len(motion.positions) <= stride:
@@ -99,11 +91,22 @@ def person_points(path: Path, up: Up = "y") -> HumanPoints:
         raise UserError(f"{path}: {error}") from error
 
 
-def _retargeted(path: Path, robot: Robot, up: Up, progress: Callable[[int, int], None] | None) -> MotionClip:
-    """Bring a person's motion onto the robot, at the file's rate or a whole part of it, leaps masked."""
+def person_clip(
+    path: Path, points: HumanPoints, robot: Robot, *, progress: Callable[[int, int], None] | None = None
+) -> MotionClip:
+    """Bring a person's motion onto the robot, leaps masked.
+
+    Args:
+        path: Where it was read from.
+        points: What :func:`person_points` found there.
+        robot: Whose motion it becomes.
+        progress: Called with the frames that are done and all frames.
+
+    Raises:
+        UserError: If it cannot be; names the file.
+    """
     from motionlex.data.retarget import retarget  # its solver is wanted only here
 
-    points = person_points(path, up)
     try:
         qpos = retarget(points, robot, progress=progress)
     except UserError as error:

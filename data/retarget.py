@@ -62,8 +62,8 @@ def retarget(
     if len(robot.legs) != 2 or len(robot.arms) != 2:
         raise UserError(f"robot {robot.name!r} names no two legs and two arms: a person's motion does not fit it")
     model = robot.model(control="none")
-    scale = _leg_length(robot, model) / points.leg_length
     solver = _Solver(robot, model)
+    scale = sum(solver.lengths[0]) / points.leg_length
     middle, pelvis, torso = _frames(points.hip, points.shoulder)
     _, own_pelvis, own_torso = _frames(*solver.neutral)  # the robot's shoulders are not right above its hips
     pelvis, torso = pelvis @ own_pelvis[0].T, torso @ own_torso[0].T
@@ -170,8 +170,7 @@ def _frames(
 def _upright(up: Float[np.ndarray, "frame 3"], left: Float[np.ndarray, "frame 3"]) -> Float[np.ndarray, "frame 3 3"]:
     """Rotations whose z axis is ``up`` and whose y axis is as near to ``left`` as that allows."""
     z = _unit(up)
-    across = left - (left * z).sum(axis=-1, keepdims=True) * z
-    y = _unit(across)
+    y = _across(left, z)
     return np.stack((np.cross(y, z), y, z), axis=-1)
 
 
@@ -195,8 +194,15 @@ def _foot_frames(points: HumanPoints, pelvis: Float[np.ndarray, "frame 3 3"]) ->
 
 def _along(x: Float[np.ndarray, "frame 2 3"], left: Float[np.ndarray, "frame 2 3"]) -> Float[np.ndarray, "frame 2 3 3"]:
     """Rotations whose x axis is given and whose y axis is as near to ``left`` as that allows."""
-    y = _unit(left - (left * x).sum(axis=-1, keepdims=True) * x)
+    y = _across(left, x)
     return np.stack((x, y, np.cross(x, y)), axis=-1)
+
+
+def _across(
+    vectors: Float[np.ndarray, "*shape 3"], axis: Float[np.ndarray, "*shape 3"]
+) -> Float[np.ndarray, "*shape 3"]:
+    """Unit vectors along the parts of ``vectors`` that are perpendicular to unit vectors."""
+    return _unit(vectors - (vectors * axis).sum(axis=-1, keepdims=True) * axis)
 
 
 def _unit(vectors: Float[np.ndarray, "*shape 3"]) -> Float[np.ndarray, "*shape 3"]:
@@ -217,12 +223,6 @@ def _lengths(configuration: mink.Configuration, limb: _Limb) -> tuple[float, flo
     kind, name = _targets(limb)[1][1], limb.bodies[2]
     third = data.site(name).xpos if kind == "site" else data.body(name).xpos
     return float(np.linalg.norm(second - first)), float(np.linalg.norm(third - second))
-
-
-def _leg_length(robot: Robot, model: mujoco.MjModel) -> float:
-    configuration = mink.Configuration(model)
-    limb = _Limb(bodies=robot.legs[0], points=("hip", "knee", "ankle"), side=0)
-    return sum(_lengths(configuration, limb))
 
 
 def _transform(rotation: Float[np.ndarray, "3 3"], position: Float[np.ndarray, " 3"]) -> mink.SE3:

@@ -20,6 +20,7 @@ from motionlex.data.errors import check_number
 from motionlex.data.inspection import (
     check_new_folder,
     is_person,
+    person_clip,
     person_points,
     read_motion_file,
     report_clip,
@@ -60,18 +61,18 @@ def prepare(config: PrepareConfig) -> Mapping[str, JsonValue]:
     """Read, report, check and convert."""
     check_number("--hz", config.hz, above=0, at_most=FASTEST_HZ)
     robot = get_robot("h1")
-    _check_early(config)
+    if config.out is not None:
+        check_new_folder(config.out)
     found = list(_clips(config, robot))
-    clips = [clip for _, clip, _ in found]
+    clips = [item.clip for item in found]
     for clip in clips:
         check_fits(clip, robot)
     rows: list[dict[str, JsonValue]] = [
-        {"split": split, **asdict(report_clip(clip, robot))} for split, clip, _ in found
+        {"split": item.split, **asdict(report_clip(item.clip, robot))} for item in found
     ]
     verdicts: dict[str, JsonValue] = {}
     if config.check:
-        prepared = [recorded if config.prepare is None else config.prepare for _, _, recorded in found]
-        verdicts["verdicts"] = _check(rows, clips, prepared, robot)
+        verdicts["verdicts"] = _check(rows, found, config.prepare, robot)
     written = write_converted(config.out, clips, robot) if config.out else []
     if not config.json:
         _print_clips(rows)
@@ -94,29 +95,34 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_cli(PrepareConfig, prepare, argv, "motionlex prepare-motions")
 
 
-def _check_early(config: PrepareConfig) -> None:
-    """Find what can be found before the slow part begins."""
-    if config.out is not None:
-        check_new_folder(config.out)
-    people = [path for path in config.files if is_person(path)]
-    for path in people:
-        if path.is_file():
-            person_points(path, config.up)
+@dataclass(frozen=True, kw_only=True)
+class _Found:
+    """A clip and where it comes from."""
+
+    split: str
+    clip: MotionClip
+    recorded: bool = False
+    """Whether training smooths and settles it unless told otherwise."""
+    prepared: bool = False
+    """Whether that has been done."""
 
 
-def _clips(config: PrepareConfig, robot: Robot) -> Iterator[tuple[str, MotionClip, bool]]:
-    """Yield split, clip, and whether training smooths and settles it unless told otherwise."""
-    if config.files:
-        for number, path in enumerate(config.files, 1):
-            show = partial(_show_progress, f"{number}/{len(config.files)} {path.name}", time.perf_counter())
-            for clip in read_motion_file(path, robot, up=config.up, progress=show):
-                resampled = clip.resample(config.hz)
-                yield "file", _prepared(resampled, robot) if is_person(path) else resampled, path.suffix == ".csv"
+def _clips(config: PrepareConfig, robot: Robot) -> Iterator[_Found]:
+    if not config.files:
+        data = load_dataset(config.data, config.data_root, hz=config.hz)
+        for split, clips in (("train", data.train), ("validation", data.validation)):
+            for clip in clips:
+                yield _Found(split=split, clip=clip, recorded=config.data == "lafan1")
         return
-    data = load_dataset(config.data, config.data_root, hz=config.hz)
-    for split, clips in (("train", data.train), ("validation", data.validation)):
-        for clip in clips:
-            yield split, clip, config.data == "lafan1"
+    people = {path: person_points(path, config.up) for path in config.files if is_person(path)}  # before the slow part
+    for number, path in enumerate(config.files, 1):
+        if path in people:
+            show = partial(_show_progress, f"{number}/{len(config.files)} {path.name}", time.perf_counter())
+            clip = person_clip(path, people[path], robot, progress=show).resample(config.hz)
+            yield _Found(split="file", clip=_prepared(clip, robot), prepared=True)
+        else:
+            for clip in read_motion_file(path):
+                yield _Found(split="file", clip=clip.resample(config.hz), recorded=path.suffix == ".csv")
 
 
 def _prepared(clip: MotionClip, robot: Robot) -> MotionClip:
@@ -135,7 +141,7 @@ def _show_progress(name: str, begin: float, done: int, frames: int) -> None:
 
 
 def _check(
-    rows: Sequence[dict[str, JsonValue]], clips: Sequence[MotionClip], prepared: Sequence[bool], robot: Robot
+    rows: Sequence[dict[str, JsonValue]], found: Sequence[_Found], prepare: bool | None, robot: Robot
 ) -> dict[str, int]:
     """Add what the pre-flight finds to the rows, with progress on stderr; return how many clips got each verdict."""
     # Physics and torch are slow to import, and inspecting or converting needs neither.
@@ -144,14 +150,15 @@ def _check(
 
     dynamics = InverseDynamics(robot)
     start = time.perf_counter()
-    for number, (row, clip, settled) in enumerate(zip(rows, clips, prepared, strict=True), 1):
-        usable = settled and bool(np.asarray(clip.valid).any())
-        found = check_clip(_prepared(clip, robot) if usable else clip, dynamics)
-        facts = asdict(found.facts)
-        row |= {"verdict": found.verdict, "reasons": list(found.reasons), "feasibility": facts.pop("feasibility")}
-        row["preflight"] = {"prepared": usable, **facts}
-        left = (time.perf_counter() - start) / number * (len(clips) - number)
-        print(f"\rchecked {number}/{len(clips)}, {left:.0f} s left ", end="", file=sys.stderr, flush=True)
+    for number, (row, item) in enumerate(zip(rows, found, strict=True), 1):
+        wanted = not item.prepared and (item.recorded if prepare is None else prepare)
+        usable = bool(np.asarray(item.clip.valid).any())
+        verdict = check_clip(_prepared(item.clip, robot) if wanted else item.clip, dynamics)
+        facts = asdict(verdict.facts)
+        row |= {"verdict": verdict.verdict, "reasons": list(verdict.reasons), "feasibility": facts.pop("feasibility")}
+        row["preflight"] = {"prepared": usable and (wanted or item.prepared), **facts}
+        left = (time.perf_counter() - start) / number * (len(found) - number)
+        print(f"\rchecked {number}/{len(found)}, {left:.0f} s left ", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)
     return {name: sum(row["verdict"] == name for row in rows) for name in VERDICTS}
 

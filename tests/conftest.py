@@ -1,6 +1,7 @@
 """Fixtures shared by the tests of the controllers: toy clips and a small, untrained autoencoder."""
 
 import signal
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -178,3 +179,34 @@ def replay(monkeypatch):
     from tracking_doubles import replaying
 
     return replaying(monkeypatch)
+
+
+@pytest.fixture
+def fails(tmp_path, monkeypatch, capfd, toy_encoder):
+    """Call a command in an empty folder; it must fail as promised. Returns its line."""
+    from failing_commands import failing
+
+    monkeypatch.setattr("motionlex.controllers.stack.TextEncoder", toy_encoder)
+    monkeypatch.setenv("MOTIONLEX_CACHE", str(tmp_path / "cache"))
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    return failing(work, capfd)
+
+
+@pytest.fixture
+def small_training(monkeypatch, toy_dataset):
+    """Toy motions behind the name builtin, a recipe of a few hundred steps of PPO, and one thread."""
+    from motionlex.controllers import low_level_config, low_level_setup
+    from motionlex.controllers.ppo_config import PPOConfig
+
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setattr(low_level_setup, "load_dataset", toy_dataset)
+    base = low_level_config.preset_config
+    monkeypatch.setattr(
+        low_level_config,
+        "preset_config",
+        lambda name, goal: replace(
+            base(name, goal), hidden=(16, 16), ppo=PPOConfig(worlds=4, horizon=16, minibatch=32, epochs=2)
+        ),
+    )

@@ -13,7 +13,7 @@ from motionlex.data.datasets.loco_mujoco import read_npz_clips
 from motionlex.data.errors import UserError
 from motionlex.data.ground import clearance
 from motionlex.data.human_points import HumanPoints, human_points
-from motionlex.data.inspection import person_points, read_motion_file
+from motionlex.data.inspection import person_clip, person_points
 from motionlex.data.kinematics import ForwardKinematics
 from motionlex.data.retarget import retarget
 from motionlex.data.robots import get_robot
@@ -252,6 +252,7 @@ def test_the_command_retargets_a_recording_and_what_it_writes_can_be_read(tmp_pa
     captured = capsys.readouterr()
     report = json.loads(captured.out.strip().splitlines()[-1])
     assert "1/1 walk7_subject1.bvh: 40/40 frames" in captured.err and report["labels"] == ["walk"]
+    assert report["clips"][0]["preflight"]["prepared"]
     assert report["clips"][0]["range_excess_rad"] <= 1e-6 and report["clips"][0]["verdict"]
     (clip,) = read_npz_clips(tmp_path / "h1" / "walk7_subject1.npz")
     assert clip.duration_s == pytest.approx(39 / 30, abs=0.03)
@@ -311,7 +312,8 @@ def test_a_leap_of_the_recording_is_masked(tmp_path):
     lines = person_file(tmp_path / "a.bvh").read_text().splitlines()
     first = lines.index("Frame Time: 0.0333333") + 1
     lines[first] = " ".join(["300.0", "96.0", "0.0", *["0.0"] * (len(lines[first].split()) - 3)])
-    (clip,) = read_motion_file(write(tmp_path / "leap.bvh", "\n".join(lines)), ROBOT)
+    path = write(tmp_path / "leap.bvh", "\n".join(lines))
+    clip = person_clip(path, person_points(path), ROBOT)
     assert not clip.valid[:7].any() and clip.valid[7:].all()  # and 0.17 s around it, 6 frames
 
 
@@ -331,7 +333,7 @@ def test_fast_recordings_are_thinned_before_the_slow_part(tmp_path):
     assert read_bvh(fast).hz == pytest.approx(120.0, rel=1e-4)
     points = human_points(read_bvh(fast))
     assert points.leg_length == pytest.approx(85.0) and points.toe is not None
-    (clip,) = read_motion_file(fast, ROBOT)
+    clip = person_clip(fast, person_points(fast), ROBOT)
     assert clip.frames == 21 and clip.hz == pytest.approx(60.0, rel=1e-4)
     for time, stride in (("0.00833334", 2), ("0.01", 2), ("0.0166667", 1), ("0.02", 1)):
         other = write(tmp_path / "other.bvh", text.replace("Frame Time: 0.0333333", f"Frame Time: {time}"))

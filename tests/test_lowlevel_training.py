@@ -2,23 +2,18 @@
 
 import json
 import math
-import shutil
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
-import safetensors.torch
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
 
-from motionlex.controllers import low_level, low_level_config, low_level_setup
+from motionlex.controllers import low_level, low_level_setup
 from motionlex.controllers.low_level import train_low_level
 from motionlex.controllers.low_level_config import resolve_config, select_clips
 from motionlex.controllers.low_level_flags import LowLevelFlags
 from motionlex.controllers.low_level_policy import LowLevelPolicy, Normaliser, PolicyShape
-from motionlex.controllers.low_level_resume import check_unchanged
-from motionlex.controllers.low_level_state import RunCallback
 from motionlex.controllers.ppo import TrackingPPO
 from motionlex.controllers.ppo_config import PPOConfig, adapted_rate
 from motionlex.data.errors import UserError
@@ -37,20 +32,6 @@ SHAPE = PolicyShape(observation=151, critic_observation=151, actions=19, action_
 @pytest.fixture(autouse=True)
 def one_thread(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-
-
-@pytest.fixture
-def small(monkeypatch, toy_dataset):
-    """Toy motions behind the name builtin, and a recipe of a few hundred steps."""
-    monkeypatch.setattr(low_level_setup, "load_dataset", toy_dataset)
-    base = low_level_config.preset_config
-    monkeypatch.setattr(
-        low_level_config,
-        "preset_config",
-        lambda name, goal: replace(
-            base(name, goal), hidden=(16, 16), ppo=PPOConfig(worlds=4, horizon=16, minibatch=32, epochs=2)
-        ),
-    )
 
 
 def flags(folder, **changes):
@@ -193,38 +174,7 @@ def test_latent_policy_feels_every_code_but_never_trains_the_embedding():
     assert "codes.embedding" not in dict(policy.named_parameters())
 
 
-def test_resume_gives_the_same_bits(tmp_path, small):
-    train_low_level(flags(tmp_path / "whole"))
-    train_low_level(flags(tmp_path / "broken", steps=128))
-    result = train_low_level(LowLevelFlags(resume=tmp_path / "broken", steps=256, evaluate=False, threads=1))
-    assert result["steps"] == 256
-    for name in ("weights.safetensors",):
-        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "broken" / name).read_bytes()
-    with pytest.raises(UserError, match="done already"):
-        train_low_level(LowLevelFlags(resume=tmp_path / "broken", steps=256, threads=1))
-
-
-def test_a_run_that_is_stopped_while_it_cools_down_goes_on_with_the_same_bits(tmp_path, small, monkeypatch):
-    cool = ("cooldown=0.75", "cooldown_std=0.04", "cooldown_kl=0.003")
-    train_low_level(flags(tmp_path / "whole", set=cool))
-    save = RunCallback.save
-
-    def save_and_stop(callback):
-        save(callback)
-        if callback.model.steps == 128:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(RunCallback, "save", save_and_stop)
-        train_low_level(flags(tmp_path / "broken", set=cool, checkpoint_s=1e-9))
-    noise = [LowLevelPolicy.load(tmp_path / name).log_std.exp().mean().item() for name in ("broken", "whole")]
-    assert noise[0] > 0.1 and noise[1] == pytest.approx(0.04)
-    train_low_level(LowLevelFlags(resume=tmp_path / "broken", evaluate=False, threads=1))
-    weights = [(tmp_path / name / "weights.safetensors").read_bytes() for name in ("broken", "whole")]
-    assert weights[0] == weights[1]
-
-
-def test_a_run_that_cools_down_ends_with_the_noise_that_was_asked_for(tmp_path, small):
+def test_a_run_that_cools_down_ends_with_the_noise_that_was_asked_for(tmp_path, small_training):
     cool = ("cooldown=0.5", "cooldown_std=0.04", "cooldown_kl=0.003")
     metrics = train_low_level(flags(tmp_path / "cool", set=cool))
     train_low_level(flags(tmp_path / "warm"))
@@ -233,68 +183,7 @@ def test_a_run_that_cools_down_ends_with_the_noise_that_was_asked_for(tmp_path, 
     assert metrics["action_std"] == pytest.approx(0.04, rel=1e-5) and noise["warm"].min() > 0.3
 
 
-@pytest.mark.parametrize(
-    ("given", "match"),
-    [
-        ({"worlds": 32}, r"--worlds is fixed when a run is created: .*has 4, got 32"),
-        ({"seed": 9}, "--seed is fixed"),
-        ({"reward": "beyond_mimic"}, "--reward is fixed .*'deepmimic'"),
-        ({"goal": "latent"}, "--goal is fixed"),
-        ({"hz": 30.0}, "--hz is fixed"),
-        ({"clips": ("a",)}, "--clips is fixed"),
-        ({"randomise": "heavy"}, "--randomise is fixed .*'light'"),
-        ({"push": 0.5}, "--push is fixed"),
-        ({"set": ("horizon=8",)}, "--set is fixed"),
-        ({"prepare": True}, "--prepare is fixed"),
-        ({"backend": "warp"}, "--backend is fixed"),
-        ({"init": Path("elsewhere")}, "--init is fixed"),
-        ({"distill_steps": 7}, "--distill-steps is fixed"),
-        ({"generated_share": 0.2}, "--generated-share is fixed"),
-    ],
-)
-def test_resume_refuses_what_contradicts_the_run(tmp_path, given, match):
-    run = flags(tmp_path, worlds=4, randomise="light", push=1.25)
-    with pytest.raises(UserError, match=match):
-        check_unchanged(LowLevelFlags(resume=tmp_path, **given), resolve_config(run))
-
-
-def test_resume_takes_what_the_run_has_and_what_does_not_change_it(tmp_path):
-    config = resolve_config(
-        flags(tmp_path, worlds=4, goal="latent", vae=tmp_path / "vae", seed=3, hz=25.0, randomise="heavy", clips=("a",))
-    )
-    same = {"worlds": 4, "seed": 3, "hz": 25.0, "goal": "latent", "vae": tmp_path / "vae", "control": "pd"}
-    check_unchanged(LowLevelFlags(resume=tmp_path, randomise="heavy", clips=("a",), push=1.0, **same), config)
-    free = {"steps": 9, "threads": 2, "processes": 1, "device": "cuda", "data_root": tmp_path, "json": True}
-    free |= {"checkpoint_s": 1.0, "evaluate": False, "evaluate_every": 5, "target_success": 0.5}
-    check_unchanged(LowLevelFlags(resume=tmp_path, **free), config)
-
-
-def test_resume_by_command_is_refused_and_changes_nothing(tmp_path, small, capsys):
-    train_low_level(flags(tmp_path / "run", steps=64))
-    before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()}
-    wrong = ["--worlds", "32", "--seed", "9", "--reward", "beyond_mimic"]
-    assert train_lowlevel.main(["--resume", str(tmp_path / "run"), "--steps", "128", *wrong]) == 2
-    assert "is fixed when a run is created" in capsys.readouterr().err
-    assert before == {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()}
-
-
-def test_resume_notices_an_autoencoder_that_was_trained_again(tmp_path, small, tiny_vae_run):
-    vae = tmp_path / "vae"
-    shutil.copytree(tiny_vae_run, vae)
-    train_low_level(flags(tmp_path / "run", steps=64, goal="latent", vae=vae, code_draws=1))
-    again = LowLevelFlags(resume=tmp_path / "run", steps=128, evaluate=False, threads=1)
-    weights = safetensors.torch.load_file(vae / "weights.safetensors")
-    name = next(name for name, value in weights.items() if name.startswith("model.") and value.is_floating_point())
-    changed = {**weights, name: weights[name] + 1e-3}
-    kept = (vae / "weights.safetensors").read_bytes()
-    safetensors.torch.save_file(changed, vae / "weights.safetensors")
-    with pytest.raises(UserError, match=r"autoencoder .* was trained again"):
-        train_low_level(again)
-    (vae / "weights.safetensors").write_bytes(kept)
-    assert train_low_level(again)["steps"] == 128
-
-
-def test_result_and_run_folder(tmp_path, small):
+def test_result_and_run_folder(tmp_path, small_training):
     result = train_low_level(flags(tmp_path / "run", evaluate=True))
     for key in ("run", "steps", "seconds", "seconds_per_step", "success_rate", "mean_survival_s", "joint_error_rad"):
         assert key in result
@@ -306,7 +195,7 @@ def test_result_and_run_folder(tmp_path, small):
     assert low_level_setup.load_low_level_config(tmp_path / "run").steps == 256
 
 
-def test_weights_of_another_run_are_the_start(tmp_path, small):
+def test_weights_of_another_run_are_the_start(tmp_path, small_training):
     train_low_level(flags(tmp_path / "first"))
     config = resolve_config(flags(tmp_path / "second", init=tmp_path / "first"))
     library, _ = low_level_setup.load_library(config)
@@ -326,7 +215,7 @@ def built(config, init=None):
     ), codebook
 
 
-def test_weights_of_another_run_leave_the_new_codebook(tmp_path, small, tiny_vae_run):
+def test_weights_of_another_run_leave_the_new_codebook(tmp_path, small_training, tiny_vae_run):
     config = resolve_config(flags(tmp_path / "new", goal="latent", vae=tiny_vae_run, code_draws=1))
     first, codebook = built(config)
     first.set_codebook(codebook.flip(0) ** 3)
@@ -348,7 +237,7 @@ def test_weights_of_another_run_leave_the_new_codebook(tmp_path, small, tiny_vae
         ({"goal": "latent"}, "goal is latent there and reference or decoded here"),
     ],
 )
-def test_weights_of_another_task_are_refused(tmp_path, small, changes, match):
+def test_weights_of_another_task_are_refused(tmp_path, small_training, changes, match):
     config = resolve_config(flags(tmp_path / "new"))
     policy, _ = built(config)
     policy.task = replace(policy.task, **changes)
@@ -357,7 +246,7 @@ def test_weights_of_another_task_are_refused(tmp_path, small, changes, match):
         built(config, tmp_path / "old")
 
 
-def test_a_decoded_run_may_start_from_a_reference_one(tmp_path, small):
+def test_a_decoded_run_may_start_from_a_reference_one(tmp_path, small_training):
     config = resolve_config(flags(tmp_path / "new"))
     policy, _ = built(config)
     # Same layout; what the reference goal does not use, and rewards, may differ.
@@ -366,7 +255,7 @@ def test_a_decoded_run_may_start_from_a_reference_one(tmp_path, small):
     built(config, tmp_path / "old")
 
 
-def test_a_teacher_that_does_not_fit_is_found_before_the_run_folder_is_made(tmp_path, small, tiny_vae_run):
+def test_a_teacher_that_does_not_fit_is_found_before_the_run_folder_is_made(tmp_path, small_training, tiny_vae_run):
     train_low_level(flags(tmp_path / "teacher", steps=64, control="torque"))
     latent = {"goal": "latent", "vae": tiny_vae_run, "code_draws": 1, "teacher": tmp_path / "teacher"}
     with pytest.raises(UserError, match=r"at 50.0 Hz, pd.* got goal reference at 50.0 Hz, torque"):
@@ -374,7 +263,7 @@ def test_a_teacher_that_does_not_fit_is_found_before_the_run_folder_is_made(tmp_
     assert not (tmp_path / "run").exists()
 
 
-def test_scores_count_the_time_of_the_imitation(tmp_path, small, tiny_vae_run, monkeypatch):
+def test_scores_count_the_time_of_the_imitation(tmp_path, small_training, tiny_vae_run, monkeypatch):
     train_low_level(flags(tmp_path / "teacher", steps=64))
     monkeypatch.setattr(low_level, "score_policy", lambda *_: {"success_rate": 0.0})
     latent = {"goal": "latent", "vae": tiny_vae_run, "code_draws": 1, "teacher": tmp_path / "teacher"}
