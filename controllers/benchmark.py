@@ -17,6 +17,8 @@ from motionlex.data.errors import check_number
 
 WARM_UP_S = 1.0
 """Simulated time before measuring [s]."""
+TEXT_EVERY_S = 5.0
+"""Time between two new texts while the loop is measured [s]."""
 PATH_SPEED = 0.6
 """Speed of the path that is followed, if one is [m/s]."""
 
@@ -34,7 +36,8 @@ def benchmark_loop(
         path: Whether the robot also follows a path, straight on: several candidates are then drawn and compared.
 
     Returns:
-        ``real_time_factor`` (simulated time / time taken), ``segment_ms_p50``, ``_p95`` and ``_p99`` (choosing,
+        ``text_load_s`` (reading the text encoder, before the robot moves), ``real_time_factor`` (simulated time / time
+        taken, with new words every ``TEXT_EVERY_S``), ``segment_ms_p50``, ``_p95`` and ``_p99`` (choosing,
         decoding and placing one segment, on its thread), ``waited_ms_per_segment`` (what control steps waited for it),
         ``control_ms_p50``, ``_p95`` and ``_p99`` (one control step with everything it waits for), ``text_ms`` (encoding
         a new text) and ``command_to_motion_s``: the longest time, over commands given at every frame of a segment,
@@ -46,6 +49,9 @@ def benchmark_loop(
     torch.set_num_threads(threads)
     try:
         stack = Stack(load_bundle(resolve_bundle(None if bundle is None else str(bundle))), seed=seed)
+        began = time.perf_counter()
+        stack.warm_up()
+        text_load_s = time.perf_counter() - began
         stack.command("walk forward")
         if path:
             stack.steer(PATH_SPEED, 0.0, 0.0)
@@ -54,8 +60,10 @@ def benchmark_loop(
         control: list[float] = []
         decided, waited, segments = len(stack.decided_s), stack.waited_s, stack.segments
         began = time.perf_counter()
-        for _ in range(round(seconds * stack.hz)):
+        for step in range(round(seconds * stack.hz)):
             started = time.perf_counter()
+            if step % round(TEXT_EVERY_S * stack.hz) == 0:
+                stack.command(_new_words("walk forward"))
             stack.step()
             control.append(time.perf_counter() - started)
         total = time.perf_counter() - began
@@ -64,6 +72,7 @@ def benchmark_loop(
     finally:
         torch.set_num_threads(before)
     return {
+        "text_load_s": text_load_s,
         "real_time_factor": seconds / total,
         **_percentiles("segment_ms", planning),
         "waited_ms_per_segment": 1e3 * waited / segments,
@@ -73,6 +82,11 @@ def benchmark_loop(
         "threads": float(threads),
         "hz": float(stack.hz),
     }
+
+
+def _new_words(words: str) -> str:
+    """Return words that no cache has."""
+    return f"{words}, please, for the {secrets.token_hex(4)} time"
 
 
 def _percentiles(name: str, seconds: Sequence[float]) -> dict[str, float]:
@@ -85,7 +99,7 @@ def _reaction(stack: Stack) -> tuple[float, float]:
     for phase in range(REPLAN_FRAMES):
         while stack.step().frame != phase + 1:
             pass
-        words = f"turn left on the spot, please, for the {secrets.token_hex(4)} time"  # no cache has it
+        words = _new_words("turn left on the spot")
         heard = time.perf_counter()
         stack.command(words)
         encoding.append(time.perf_counter() - heard)

@@ -42,31 +42,58 @@ class ComPath:
         yaw = np.zeros(len(time)) if self.yaw is None else np.interp(time, self.time, self.yaw)
         return xy, yaw
 
+    def begun(self, start_s: float, start_xy: Float[np.ndarray, " 2"], start_yaw: float) -> ComPath:
+        """Return the path as one that begins at another time [s], place [m] and heading [rad] than at zero."""
+        cosine, sine = math.cos(start_yaw), math.sin(start_yaw)
+        xy = start_xy + self.xy @ np.array([[cosine, sine], [-sine, cosine]])
+        yaw = None if self.yaw is None else self.yaw + start_yaw
+        return ComPath(time=self.time + start_s, xy=xy, yaw=yaw)
+
     def limited(self, statistics: FeatureStatistics) -> ComPath:
-        """Return the path through the same points, later where it is faster than the statistics' motions ever are."""
+        """Return the path through the same points, later where it is faster than the statistics' motions ever are.
+
+        With headings, speeds forward, backward and to either side have limits of their own; without, the robot may turn
+        to where it goes, and the largest of them counts.
+        """
         lowest, highest = velocity_limits(statistics)
-        fastest = np.maximum(-lowest, highest)
-        speed, turn = float(fastest[:2].max()), float(fastest[2])
-        shortest = np.zeros(len(self.time) - 1)
-        for size, limit in ((np.linalg.norm(np.diff(self.xy, axis=0), axis=1), speed), (self._turns(), turn)):
-            if limit > 0:  # what never varies in the motions tells no limit
-                shortest = np.maximum(shortest, size / limit)
-        steps = np.diff(self.time)
+        steps, shortest = np.diff(self.time), self._shortest(lowest, highest)
         if np.all(shortest <= steps * (1 + 1e-9)):
             return self
         time = self.time[0] + np.concatenate(([0.0], np.cumsum(np.maximum(steps, shortest))))
         logger.warning(
-            "the path asks for more than the motions have (%.2f m/s, %.2f rad/s): it takes %.1f s instead of %.1f s",
-            speed,
-            turn,
+            "the path asks for more than the motions have (%.2f m/s backward, %.2f forward, %.2f right, %.2f left, "
+            "%.2f rad/s right, %.2f left): it takes %.1f s instead of %.1f s",
+            *np.abs(np.stack((lowest, highest), axis=1)).ravel(),
             time[-1] - time[0],
             self.time[-1] - self.time[0],
         )
         return replace(self, time=time)
 
-    def _turns(self) -> Float[np.ndarray, " piece"]:
-        """Return the sizes of the turns between points [rad]."""
-        return np.zeros(len(self.time) - 1) if self.yaw is None else np.abs(np.diff(self.yaw))
+    def _shortest(
+        self, lowest: Float[np.ndarray, " 3"], highest: Float[np.ndarray, " 3"]
+    ) -> Float[np.ndarray, " piece"]:
+        """Return the least time that each piece between two points takes within limits of velocity [s]."""
+        moved, fastest = np.diff(self.xy, axis=0), float(np.maximum(-lowest, highest)[:2].max())
+        if self.yaw is None:
+            return _least_time(np.linalg.norm(moved, axis=1), -fastest, fastest, fastest)
+        turned = np.diff(self.yaw)
+        shortest = _least_time(turned, lowest[2], highest[2], max(-lowest[2], highest[2]))
+        for share in (0.0, 0.5, 1.0):  # the heading changes along a piece
+            angle = self.yaw[:-1] + share * turned
+            cosine, sine = np.cos(angle), np.sin(angle)
+            forward, left = cosine * moved[:, 0] + sine * moved[:, 1], cosine * moved[:, 1] - sine * moved[:, 0]
+            for axis, distance in enumerate((forward, left)):
+                shortest = np.maximum(shortest, _least_time(distance, lowest[axis], highest[axis], fastest))
+        return shortest
+
+
+def _least_time(
+    distance: Float[np.ndarray, " piece"], lowest: float, highest: float, otherwise: float
+) -> Float[np.ndarray, " piece"]:
+    """Return the time that distances take at their limits; ``otherwise`` is that of a way the motions never go."""
+    limit = np.where(distance < 0, -lowest, highest)
+    limit = np.where(limit > 0, limit, otherwise)
+    return np.divide(np.abs(distance), limit, out=np.zeros(len(distance)), where=limit > 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +120,12 @@ class VelocityCommand:
     def has_yaw(self) -> bool:
         """Whether headings are given: they are."""
         return True
+
+    @property
+    def numbers(self) -> tuple[float, float, float]:
+        """Speed forward and to the left [m/s] and turn rate [rad/s]."""
+        forward, left = self.velocity.tolist()
+        return forward, left, self.turn
 
     def at(self, time: Float[np.ndarray, " frame"]) -> tuple[Float[np.ndarray, "frame 2"], Float[np.ndarray, " frame"]]:
         """Return positions [m] and headings [rad]; before the beginning those of the beginning."""

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from motionlex.controllers.com_path import VelocityCommand
 from motionlex.controllers.instructions import VERBS, Instruction, help_text, known_sentences, read_line, shown
 from motionlex.controllers.script import check_files
 from motionlex.controllers.session import Session
-from motionlex.controllers.stack_state import Command
+from motionlex.controllers.stack_state import LONGEST_TEXT, Command
 from motionlex.data.errors import UserError
 
 
@@ -128,10 +129,7 @@ class Console:
         if not instruction.numbers:
             self.session.let_go()
             return "no velocity is asked for any more"
-        got = self.session.steer(*instruction.numbers)
-        allowed = (*got.velocity.tolist(), got.turn)
-        answer = "{:.2f} m/s forward, {:.2f} m/s to the left, turning left at {:.2f} rad/s".format(*allowed)
-        return answer if allowed == instruction.numbers else f"{answer}: more is not in the motions"
+        return describe_steering(self.session.steer(*instruction.numbers), instruction.numbers)
 
     def _wait(self, instruction: Instruction) -> str:
         return "time passes by itself" if self._live else self._run(instruction.seconds)
@@ -173,10 +171,24 @@ def describe(given: Command, time: float, understood_from: float) -> str:
         time: When it was given [s].
         understood_from: Similarity from which on a command is obeyed.
     """
+    cut = f"; only its first {LONGEST_TEXT} characters are read" if len(given.text) > LONGEST_TEXT else ""
     if given.understood:
-        return f"{time:.2f} s: {shown(given.text)} is nearest to {given.action} (similarity {given.similarity:.2f})"
+        return (
+            f"{time:.2f} s: {shown(given.text)} is nearest to {given.action} (similarity {given.similarity:.2f}){cut}"
+        )
     nearest = known_sentences([given.action])[0]
     return (
         f"{time:.2f} s: {shown(given.text)} is not understood, the robot keeps standing: the nearest that it knows is "
-        f"{nearest!r} (similarity {given.similarity:.2f}, wanted {understood_from:.2f})"
+        f"{nearest!r} (similarity {given.similarity:.2f}, wanted {understood_from:.2f}){cut}"
     )
+
+
+def describe_steering(got: VelocityCommand, asked: Sequence[float]) -> str:
+    """Say what velocity is followed.
+
+    Args:
+        got: What the velocity was limited to.
+        asked: Speed forward and to the left [m/s] and turn rate [rad/s] that were asked for.
+    """
+    answer = "{:.2f} m/s forward, {:.2f} m/s to the left, turning left at {:.2f} rad/s".format(*got.numbers)
+    return answer if got.numbers == tuple(asked) else f"{answer}: more is not in the motions"

@@ -44,6 +44,8 @@ class EvaluationConfig:
     """Rollouts of 30 s with a new command every 5 s."""
     path_s: float = 8.0
     """Duration of each desired path [s]."""
+    path_repeats: int = 1
+    """Takes of each of the three desired paths."""
     sensitivity: bool = False
     """Whether shuffled, empty and foreign prompts are given as well."""
     switches: int = 0

@@ -161,7 +161,8 @@ def _paths(simulated: Row) -> list[str]:
     paths = section(simulated, "paths")
     if not paths:
         return []
-    settled = section(paths, "settled")
+    settled, silent = section(paths, "settled"), section(simulated, "paths_without_words")
+    distance = cell(section(silent, "settled").get("path_error_m"), 1.0, 3)
     rows = [
         ("path error [m]", "path_error_m", 3),
         ("heading error [deg]", "heading_error_deg", 1),
@@ -173,6 +174,11 @@ def _paths(simulated: Row) -> list[str]:
         f"| | whole time | from {paths['from_s']:g} s on |",
         "|---|---|---|",
         *(f"| {title} | {cell(paths.get(key), 1.0, n)} | {cell(settled.get(key), 1.0, n)} |" for title, key, n in rows),
+        "",
+        f"{paths.get('paths')} paths, falls: {paths.get('falls')} (they count). By path: median "
+        f"{cell(settled.get('median_m'), 1.0, 3)} m, {cell(settled.get('close'), 100.0, 1)} % within "
+        f"{settled.get('close_m')} m.",
+        *([f"Without words: {distance} m, falls: {silent['falls']}."] if silent else []),
         "",
     ]
 
@@ -207,8 +213,10 @@ def _switches(simulated: Row) -> list[str]:
     found = section(simulated, "switches")
     if not found:
         return []
-    rows = [("delay [s]", "delay_s", 2), ("jerk at the seam / inside", "jerk_ratio", 2)]
-    rows.append(("the same of the plan", "jerk_ratio_planned", 2))
+    rows = [("delay [s]", "delay_s", 2)]
+    for title, key in (("", "jerk_ratio"), (" of the plan", "jerk_ratio_planned")):
+        rows.append((f"jerk{title} at the seam / in recordings", key, 2))
+        rows.append((f"jerk{title} elsewhere / in recordings", f"{key}_elsewhere", 2))
     lines = [
         "## Switches",
         "",

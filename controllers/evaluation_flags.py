@@ -29,6 +29,8 @@ class EvaluateStackFlags:
     """Clips for --stage tracking, unless the run names its own clips."""
     survival_rollouts: int = 10
     """Rollouts of 30 s with a new command every 5 s; 0 leaves them out."""
+    path_repeats: int = 1
+    """Takes of each of the three desired paths, with other draws of the codes."""
     switches: int = 0
     """Ordered pairs of actions that are simulated, from one into the other; more than there are takes all, 0 none."""
     sensitivity: bool = True

@@ -8,14 +8,19 @@ from dataclasses import asdict, replace
 import numpy as np
 
 from motionlex.controllers.com_path import ComPath
-from motionlex.controllers.evaluation_scores import Value
+from motionlex.controllers.evaluation_scores import Value, mean_row, share
 from motionlex.controllers.following import Followed, path_errors
+from motionlex.controllers.progress import ProgressLine
 from motionlex.controllers.stack import Stack
 
 SETTLED_S = 4.0
 """Time on a path from which it must be followed closely [s]: before, the robot starts to walk and joins it."""
 TURNS = (0.0, 0.2, -0.2)
 """Turning rates of the paths [rad/s]."""
+WORDS = "walk forward"
+"""What the robot is told beside."""
+CLOSE_M = 0.3
+"""Distance to a path that counts as close [m]."""
 WALKING_MPS = 0.6
 """Speed of the paths [m/s]."""
 
@@ -32,21 +37,23 @@ def arc_path(speed: float, turn: float, seconds: float, start_s: float = 1.0) ->
     return ComPath(time=time, xy=xy, yaw=yaw)
 
 
-def follow_path(stack: Stack, path: ComPath, text: str, seconds: float) -> Followed:
+def follow_path(stack: Stack, path: ComPath, text: str | None, seconds: float) -> Followed:
     """Tell a stack at its start to follow a path, and keep where it was and where it was to be.
 
     Args:
         stack: The robot.
         path: Desired path.
-        text: What it is told beside.
+        text: What it is told beside; None says nothing.
         seconds: For how long [s].
     """
-    stack.follow(path)
-    stack.command(text)
+    begun = stack.follow(path)
+    assert begun is not None
+    if text is not None:
+        stack.command(text)
     rows = []
     for _ in range(round(seconds * stack.hz)):
         stack.step()
-        xy, yaw = path.at(np.array([stack.time]))
+        xy, yaw = begun.at(np.array([stack.time]))
         rows.append((*stack.com, stack.heading, *(xy[0] + stack.start_com), yaw[0]))
     table = np.array(rows)
     return Followed(
@@ -68,28 +75,61 @@ def later(part: Followed, start: int) -> Followed:
     )
 
 
-def path_report(parts: Sequence[Followed], hz: float) -> dict[str, Value]:
-    """Errors of followed paths over their whole time, and from ``SETTLED_S`` on (None where none is so long)."""
+def path_report(parts: Sequence[Followed], falls: Sequence[bool], hz: float, *, seed: int = 0) -> dict[str, Value]:
+    """Errors of followed paths over their whole time, and from ``SETTLED_S`` on (None where none is so long).
+
+    Args:
+        parts: What was followed; falls are in it.
+        falls: Whether the robot fell, by path.
+        hz: Rate of the frames [Hz].
+        seed: Seed of the bootstrap.
+
+    Returns:
+        ``path_error_m``, ``heading_error_deg``, ``speed_error_mps`` over the whole time; the same under ``settled``,
+        with the bootstrap interval over paths, their median and the share within ``CLOSE_M`` (``close``).
+    """
     start = round(SETTLED_S * hz)
-    whole, settled = path_errors(parts, hz), path_errors([later(part, start) for part in parts], hz)
-    by_path = [asdict(path_errors([later(part, start)], hz)) for part in parts]
-    return {**asdict(whole), "from_s": SETTLED_S, "settled": asdict(settled), "settled_by_path": by_path}
+    late = [later(part, start) for part in parts]
+    by_path = [path_errors([part], hz) for part in late]
+    errors = np.array([each.path_error_m for each in by_path if each.path_error_m is not None])
+    return {
+        **asdict(path_errors(parts, hz)),
+        "paths": len(parts),
+        "falls": sum(map(bool, falls)),
+        "from_s": SETTLED_S,
+        "settled": {
+            **asdict(path_errors(late, hz)),
+            "path_error_interval_95": mean_row(errors.tolist(), seed)["interval_95"],
+            "median_m": float(np.median(errors)) if len(errors) else None,
+            "close_m": CLOSE_M,
+            "close": share((errors <= CLOSE_M).tolist()),
+        },
+        "settled_by_path": [asdict(each) for each in by_path],
+    }
 
 
-def evaluate_paths(new_stack: Callable[[int], Stack], seconds: float) -> dict[str, Value]:
-    """Follow three desired paths (straight, left arc, right arc) while walking.
+def evaluate_paths(
+    new_stack: Callable[[int], Stack], seconds: float, repeats: int = 1, *, text: str | None = WORDS, seed: int = 0
+) -> dict[str, Value]:
+    """Follow desired paths (straight, left arc, right arc) at walking speed.
 
     Args:
         new_stack: Makes a stack from a seed.
         seconds: Duration of each path [s].
+        repeats: Takes of each of the three, with other draws of the codes.
+        text: What the robot is told beside; None says nothing.
+        seed: Seed of the bootstrap.
 
     Returns:
-        ``path_error_m`` (mean distance of the measured centre of mass from where it should be at that time [m]),
-        ``heading_error_deg``, ``speed_error_mps`` over the whole time, and the same under ``settled``.
+        See :func:`path_report`.
     """
-    parts, hz = [], 0.0
-    for number, turn in enumerate(TURNS):
+    parts, falls, hz = [], [], 0.0
+    progress = ProgressLine(repeats * len(TURNS), "path")
+    for number in range(repeats * len(TURNS)):
+        turn = TURNS[number % len(TURNS)]
         stack = new_stack(2000 + number)
         hz = stack.hz
-        parts.append(follow_path(stack, arc_path(WALKING_MPS, turn, seconds), "walk forward", seconds))
-    return path_report(parts, hz)
+        parts.append(follow_path(stack, arc_path(WALKING_MPS, turn, seconds), text, seconds))
+        falls.append(stack.fell)
+        progress.advance(f"turning at {turn:g} rad/s: {'fell' if stack.fell else 'done'}")
+    return path_report(parts, falls, hz, seed=seed)

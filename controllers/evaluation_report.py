@@ -58,6 +58,7 @@ def evaluate_stack(target: str | None, flags: EvaluateStackFlags) -> Mapping[str
     check_number("--repeats", flags.repeats, at_least=1, at_most=100_000)
     check_number("--seconds", flags.seconds, at_least=0.1, at_most=3600)
     check_number("--plans", flags.plans, at_least=0, at_most=100_000)
+    check_number("--path-repeats", flags.path_repeats, at_least=1, at_most=1000)
     check_number("--switches", flags.switches, at_least=0)
     folder = None if target is None else Path(target)
     is_run = folder is not None and (folder / CONFIG_FILE).is_file()
@@ -131,8 +132,9 @@ def _stage(stage: str, bundle: Bundle, data: MotionData, jury: Jury, flags: Eval
         prompt_s=flags.prompt_seconds,
         survival_rollouts=flags.survival_rollouts,
         sensitivity=flags.sensitivity,
+        path_repeats=flags.path_repeats,
         switches=flags.switches,
         seed=flags.seed,
     )
     evaluate = evaluate_generated if stage == "generated" else evaluate_simulated
-    return evaluate(bundle, jury, bundle_encoder(bundle), config)
+    return evaluate(bundle, jury, bundle_encoder(bundle).encode, config)

@@ -46,7 +46,8 @@ def evaluate_simulated(bundle: Bundle, jury: Jury, encode: TextFunction, config:
         ``shuffled_accuracy`` (the same against the captions of other episodes), ``chance``, ``survival_30s`` (share of
         rollouts of 30 s with a new command every 5 s without a fall), ``switch_accuracy`` (share of those commands that
         are recognised), ``com_path_error_m``, ``action_confusion`` and mean measurements; ``scores`` as at every stage,
-        with what only physics has; ``paths``; ``sensitivity`` and ``switches`` where they are asked for.
+        with what only physics has; ``paths``; ``sensitivity`` with
+        ``paths_without_words``, and ``switches``, where they are asked for.
     """
     stacks = Stacks(bundle=bundle, encode=encode, seed=config.seed)
     prompts = choose_prompts(jury.judge.labels, config.prompts_per_action)
@@ -55,7 +56,7 @@ def evaluate_simulated(bundle: Bundle, jury: Jury, encode: TextFunction, config:
         done.append(perform(stacks.make(number), action, caption, config.prompt_s))
         progress.advance(f"{action}: {caption[:50]} -> {jury.recognise(done[-1].take)}")
     takes = [each.take for each in done]
-    paths = evaluate_paths(stacks.make, config.path_s)
+    paths = evaluate_paths(stacks.make, config.path_s, config.path_repeats, seed=config.seed)
     report: dict[str, Value] = {
         **prompt_scores([(take.action, jury.recognise(take)) for take in takes], jury.judge, config.seed),
         "falls": float(sum(each.fell for each in done)),
@@ -69,6 +70,9 @@ def evaluate_simulated(bundle: Bundle, jury: Jury, encode: TextFunction, config:
     }
     if config.sensitivity:
         report["sensitivity"] = evaluate_sensitivity(jury, stacks, prompts, config.prompt_s)
+        report["paths_without_words"] = evaluate_paths(
+            stacks.make, config.path_s, config.path_repeats, text=None, seed=config.seed
+        )
     if config.switches:
         report["switches"] = evaluate_switches(jury, stacks, config.switches)
     return report

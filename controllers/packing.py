@@ -17,7 +17,7 @@ from motionlex.controllers.low_level_policy import LowLevelPolicy
 from motionlex.controllers.low_level_setup import load_low_level_config
 from motionlex.controllers.text import TextEncoder, TextFunction
 from motionlex.data.captions import training_captions
-from motionlex.data.errors import UserError
+from motionlex.data.errors import UserError, check_number
 from motionlex.data.features import SCHEMA_VERSION
 from motionlex.data.storage import file_sha256
 from motionlex.motion_vae.checkpoint import CONFIG_FILE, META_FILE, WEIGHTS_FILE, load_run, provenance, read_json
@@ -61,6 +61,10 @@ class PackFlags:
     """Default classifier-free guidance on the desired path."""
     candidates: int = 8
     """Default number of segments that are drawn where there is a desired path, the best of which is taken."""
+    understood_from: float = 0.5
+    """Cosine similarity to the nearest caption below which a command is not obeyed; 0.5 suits the packaged BERT."""
+    get_up: str = ""
+    """What a fallen robot is told to get up by itself, e.g. "get up from the floor"; empty if it has not learned to."""
     json: bool = False
     """Print one JSON object as the last line of stdout."""
 
@@ -80,6 +84,7 @@ def pack_bundle(flags: PackFlags, encode: TextFunction | None = None) -> dict[st
     """
     if flags.out.exists():
         raise UserError(f"{flags.out} exists: choose another --out or remove it")
+    check_number("--understood-from", flags.understood_from, at_least=-1, at_most=1)
     autoencoder = load_run(flags.vae)
     high, low = load_high_level_config(flags.highlevel), load_low_level_config(flags.lowlevel)
     latent_policy, low_level = LatentPolicy.load(flags.highlevel), LowLevelPolicy.load(flags.lowlevel)
@@ -111,6 +116,8 @@ def pack_bundle(flags: PackFlags, encode: TextFunction | None = None) -> dict[st
         },
         text_encoder=high.task.text_encoder,
         text_sha256=_text(metas["latent_policy"].get("text_sha256")),
+        understood_from=flags.understood_from,
+        get_up=flags.get_up,
         commands=(
             *(_command(meta) for run in runs.values() for meta in _history(run)),
             _command(provenance()),

@@ -35,6 +35,8 @@ ONE_ROBOT = (
 )
 EVENTS = {
     "fell": "the robot fell",
+    "gets up": "the robot tries to get up",
+    "got up": "the robot has got up",
     "stood up": "the robot is put on its feet again",
     "diverged": "the simulation diverged; the robot is put on its feet again",
 }
@@ -47,7 +49,7 @@ class Event:
     time_s: float
     """When, since the session began [s]."""
     event: str
-    """``fell``, ``stood up`` or ``diverged``."""
+    """A key of ``EVENTS``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,6 +169,8 @@ class Session:
 
     def reset(self) -> None:
         """Put the robot on its feet where it began; it stands until it is told something."""
+        if self.stack.path is not None:
+            self.announce("the desired path or velocity is given up")
         self._leave()
         self.stack.reset()
         self._enter()

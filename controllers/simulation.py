@@ -100,9 +100,9 @@ def simulate(flags: SimulateFlags) -> Mapping[str, Value]:
     path = None if flags.com_path is None else read_com_path(flags.com_path)
     instructions = _instructions(flags)
     _check_instructions(flags, instructions)
-    stack = _load(flags, flags.bundle, flags.seed)
+    stack = _load(flags, flags.bundle, flags.seed, live=not instructions)
     if path is not None:
-        stack.follow(path.limited(stack.bundle.autoencoder.statistics))
+        stack.follow(path)
     kept_s = math.inf if flags.record or any(each.verb == "save" for each in instructions) else None
     if instructions:
         session = _session(flags, stack, kept_s, logger.info)
@@ -163,13 +163,16 @@ def _check_instructions(flags: SimulateFlags, instructions: Sequence[Instruction
         raise UserError(ONE_ROBOT)
 
 
-def _load(flags: SimulateFlags, name: str | None, seed: int) -> Stack:
-    """Load a bundle and put its robot on its feet."""
+def _load(flags: SimulateFlags, name: str | None, seed: int, *, live: bool = True) -> Stack:
+    """Load a bundle and put its robot on its feet; where somebody is to talk to it, words must not stop it later."""
     bundle = load_bundle(resolve_bundle(name))
     names = [field.name for field in fields(SamplingConfig)]
     given = {name: value for name in names if (value := getattr(flags, name)) is not None}
     sampling = {**bundle.meta.sampling, **given}
-    return Stack(bundle, seed=seed, sampling=SamplingConfig(**sampling))
+    stack = Stack(bundle, seed=seed, sampling=SamplingConfig(**sampling))
+    if live:
+        stack.warm_up()
+    return stack
 
 
 def _session(flags: SimulateFlags, stack: Stack, kept_s: float | None, say: Callable[[str], None]) -> Session:

@@ -23,8 +23,9 @@ from motionlex.controllers.latent_data import REPLAN_FRAMES
 from motionlex.controllers.path_leading import leading_path
 from motionlex.controllers.placement import Placement, clamp_anchor
 from motionlex.controllers.planner import DesiredPath, Planner, Segment
+from motionlex.controllers.recovery import Recovery
 from motionlex.controllers.stack_state import LONGEST_TEXT, REST, Command, StackConfig, State
-from motionlex.controllers.text import TextEncoder, TextFunction
+from motionlex.controllers.text import Encoder, TextEncoder, TextFunction
 from motionlex.controllers.tracker import Tracker
 from motionlex.data import quaternion
 from motionlex.data.errors import UserError
@@ -34,7 +35,7 @@ from motionlex.data.robots import get_robot
 logger = logging.getLogger(__name__)
 
 
-def bundle_encoder(bundle: Bundle) -> TextFunction:
+def bundle_encoder(bundle: Bundle) -> Encoder:
     """Return the text encoder that a bundle was trained with.
 
     Raises:
@@ -46,7 +47,7 @@ def bundle_encoder(bundle: Bundle) -> TextFunction:
             f"the bundle {bundle.path} was trained with another text encoder than {bundle.meta.text_encoder}: its "
             "weights have changed since"
         )
-    return encoder.encode
+    return encoder
 
 
 class Stack:
@@ -81,22 +82,28 @@ class Stack:
         """
         self.bundle = bundle
         self.hz = bundle.meta.hz
-        self.config = StackConfig() if config is None else config
+        self.config = StackConfig(understood_from=bundle.meta.understood_from) if config is None else config
         self.robot = get_robot(bundle.meta.robot)
         self.kinematics = ForwardKinematics(self.robot)
-        self._encode = bundle_encoder(bundle) if encode is None else encode
+        self._encoder: Encoder | None = None
+        if encode is None:
+            self._encoder = bundle_encoder(bundle)
+            encode = self._encoder.encode
+        self._encode = encode
         sampling = SamplingConfig(**bundle.meta.sampling) if sampling is None else sampling
         self._generator = torch.Generator().manual_seed(seed)
         self._planner = Planner(
             bundle.autoencoder,
             bundle.latent_policy,
-            self.kinematics,
+            ForwardKinematics(self.robot),  # its own: the planner works on another thread
             hz=self.hz,
             sampling=sampling,
             generator=self._generator,
             blend_frames=self.config.blend_frames,
         )
         self.tracker = Tracker(bundle.low_level, self.robot)
+        self._getting_up = self._encode([bundle.meta.get_up])[0] if bundle.meta.get_up else None
+        self._recovery = Recovery(self.hz, lying_s=self.config.recover_s, rises=self._getting_up is not None)
         self._drafting = Drafting(self._planner, min(round(self.config.lead_s * self.hz), REPLAN_FRAMES - 1))
         self.commands: list[Command] = []
         self.fell = False
@@ -131,6 +138,11 @@ class Stack:
         """
         return cls(load_bundle(resolve_bundle(name)), seed=seed, sampling=sampling, config=config)
 
+    def warm_up(self) -> None:
+        """Read the weights of the text encoder now: the first new words would stop a running robot for seconds."""
+        if self._encoder is not None:
+            self._encoder.load()
+
     def _standing(self, xy: Float[np.ndarray, " 2"], yaw: float) -> Float[np.ndarray, " coordinate"]:
         """Return the default pose on its feet at a place."""
         root = np.concatenate((xy, [self.robot.standing_height], quaternion.from_yaw(yaw)))
@@ -152,15 +164,20 @@ class Stack:
         return self._segment is not None and self._obeyed is self._text
 
     def _start(self, qpos: Float[np.ndarray, " coordinate"]) -> None:
-        """Begin from a pose at rest, with an empty plan whose frame is the world's."""
+        """Put the robot at rest into a pose, with an empty plan."""
+        self._plan_from(qpos)
+        self.tracker.reset(qpos)
+        self._recovery.clear()
+        self._upright = qpos
+
+    def _plan_from(self, qpos: Float[np.ndarray, " coordinate"]) -> None:
+        """Begin an empty plan whose frame is the world's, as if a pose had been held for long."""
         self._drafting.discard()
         self._planner.reset(qpos)
-        self.tracker.reset(qpos)
         self._placement = Placement(xy=np.zeros(2), yaw=0.0)
         self._segment: Segment | None = None
         self._frames = (np.zeros((0, 26)), np.zeros((0, 25)))
-        self._cursor, self._down = 0, 0
-        self._upright = qpos
+        self._cursor = 0
 
     def reset(self) -> None:
         """Put the robot on its feet where it began; commands, time and path begin anew, draws of codes go on."""
@@ -204,12 +221,12 @@ class Stack:
         """Where the centre of mass was at the start [m]: origin of desired paths."""
         return self._origin
 
-    def command(self, text: str, com_path: ComPath | VelocityCommand | None = None) -> Command:
+    def command(self, text: str, com_path: ComPath | None = None) -> Command:
         """Obey a text from the next segment on: at the latest after one segment and ``lead_s``.
 
         Args:
             text: Any words; those after 1,000 characters are not read.
-            com_path: Desired path of the centre of mass from now on; None leaves what :meth:`follow` was given.
+            com_path: As for :meth:`follow`; None leaves what that was given.
 
         Returns:
             The command with the nearest known action. Where even that is too far, the robot stands still.
@@ -230,9 +247,22 @@ class Stack:
         self.commands.append(command)
         return command
 
-    def follow(self, path: ComPath | VelocityCommand | None) -> None:
-        """Let the centre of mass follow a path that began at the start of the simulation, a velocity, or neither."""
-        self._path = path
+    def follow(self, path: ComPath | None) -> ComPath | None:
+        """Let the centre of mass follow a path from now on.
+
+        Args:
+            path: Its time 0 is now, its origin where the centre of mass is now, and its x axis the present heading. It
+                takes longer where it is faster than the motions that the autoencoder has seen; None ends any path.
+
+        Returns:
+            What is followed, in time since the start and relative to where the robot started.
+        """
+        if path is None:
+            self._path = None
+            return None
+        begun = path.limited(self.bundle.autoencoder.statistics).begun(self.time, self.com - self._origin, self.heading)
+        self._path = begun
+        return begun
 
     def forget(self) -> None:
         """Obey no words any more: from the next segment on the path alone says what to do."""
@@ -256,8 +286,9 @@ class Stack:
             start_xy=self.com - self._origin,
             start_yaw=self.heading,
         )
-        self._path = wanted.limited(self.bundle.autoencoder.statistics)
-        return self._path
+        allowed = wanted.limited(self.bundle.autoencoder.statistics)
+        self._path = allowed
+        return allowed
 
     def reseed(self, seed: int) -> None:
         """Draw codes from another seed from the next segment that is not decided yet on."""
@@ -281,7 +312,7 @@ class Stack:
         self._cursor += 1
         self.time += 1.0 / self.hz
         planned, event = self.planned_qpos, self._watch()
-        if self._segment is None:  # put on its feet: there is no plan until the next step
+        if self._segment is None:  # put on its feet, or about to get up: there is no plan until the next step
             codes, frame = np.zeros(0, dtype=np.int64), 0
         else:
             codes, frame = self._segment.codes, self._cursor
@@ -302,6 +333,8 @@ class Stack:
 
     def _wishes(self, ahead: int) -> tuple[Float[Tensor, "piece width"], DesiredPath | None]:
         """Return text and path for a segment that begins some frames from now."""
+        if self._recovery.rising and self._getting_up is not None:
+            return self._getting_up, None
         if self._text is None and self._path is None:
             raise UserError("the stack has no command yet: call Stack.command(text) before Stack.step()")
         self._heard = self._text
@@ -322,23 +355,22 @@ class Stack:
         self.segments += 1
 
     def _watch(self) -> str | None:
-        """Notice falls and divergence, and put the robot on its feet again."""
+        """Notice falls and divergence, and let the robot get up or put it on its feet again."""
         if not self.tracker.finite:
             logger.warning("%.2f s: the simulation diverged; the robot is put back on its feet", self.time)
             self.fell = True
             self._stand_up()
             return "diverged"
-        if not is_down(self.qpos):
-            self._upright, self._down = self.qpos, 0
-            return None
-        if is_down(self.planned_qpos):
-            return None
-        self.fell = True
-        self._down += 1
-        if self.config.recover_s is not None and self._down > self.config.recover_s * self.hz:
+        down = is_down(self.qpos)
+        if not down and not self._recovery.rising:
+            self._upright = self.qpos
+        event = self._recovery.watch(down=down, planned=is_down(self.planned_qpos))
+        self.fell |= event == "fell"
+        if event == "stood up":
             self._stand_up()
-            return "stood up"
-        return "fell" if self._down == 1 else None
+        elif event == "gets up":
+            self._plan_from(self.qpos)
+        return event
 
     def _stand_up(self) -> None:
         """Put the robot on its feet where it was upright last; the command holds on."""

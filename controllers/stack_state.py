@@ -34,11 +34,11 @@ class StackConfig:
     lead_s: float = 0.12
     """How long before its beginning a segment is decided [s]; 0 decides it when it begins, without a thread."""
     understood_from: float = 0.5
-    """Cosine similarity to the nearest caption below which a command is not obeyed. Of the 77 held-out captions of the
-    built-in actions none is below 0.51; of 40 prompts that the library does not hold ("make me a coffee", other
-    languages, SQL) 34 are below 0.5."""
+    """Cosine similarity to the nearest caption below which a command is not obeyed; a stack that is given no config
+    takes its bundle's."""
     recover_s: float | None = 1.5
-    """Time on the ground after which a fallen robot is put on its feet at the same place [s]; None leaves it there."""
+    """Time on the ground after which a fallen robot gets up by itself if the bundle has learned that, else is put on
+    its feet at the same place [s]; None leaves it there."""
 
     def __post_init__(self) -> None:
         for name in ("max_offset", "max_turn", "blend_frames", "max_error", "max_turn_error", "lead_s", "recover_s"):
@@ -82,4 +82,5 @@ class State:
     frame: int
     """Control steps since that segment began."""
     event: str | None
-    """What happened out of the ordinary: ``fell``, ``stood up`` (put on its feet) or ``diverged``."""
+    """What happened out of the ordinary: ``fell``, ``gets up`` and ``got up`` (by itself), ``stood up`` (put on its
+    feet) or ``diverged``."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -11,6 +11,7 @@ from jaxtyping import Float
 from motionlex.controllers.episode import is_down
 from motionlex.controllers.evaluation_rollouts import Stacks
 from motionlex.controllers.evaluation_scores import FALLEN, Jury, Value, share
+from motionlex.controllers.evaluation_takes import Take
 from motionlex.controllers.motion_classifier import WINDOW_S
 from motionlex.controllers.progress import ProgressLine
 from motionlex.controllers.stack import Stack
@@ -24,6 +25,7 @@ SEAM_S = (0.1, 0.2)
 """What counts as the seam: from so long before the new segment begins to so long after [s]."""
 SWITCH_SEED = 5000
 """Number of the first robot: the codes of other tests are other draws."""
+JERK_RATIOS = ("jerk_ratio", "jerk_ratio_elsewhere", "jerk_ratio_planned", "jerk_ratio_planned_elsewhere")
 _WORST = 12
 
 
@@ -41,10 +43,15 @@ class Switch:
     """Action of the last two seconds."""
     delay_s: float | None
     """Time from the second command to the end of the first control step under a segment that knows of it [s]."""
-    jerk_ratio: float | None
-    """Peak jerk of the simulated hinges at the seam relative to inside the two actions; None after a fall."""
-    jerk_ratio_planned: float | None
-    """The same of the planned hinges."""
+    jerk_ratio: float | None = None
+    """Peak jerk of the simulated hinges at the seam relative to what is usual in recordings of the two actions; None
+    after a fall, or where there are no recordings."""
+    jerk_ratio_elsewhere: float | None = None
+    """The same of what is usual away from that seam: segments follow one another there as well."""
+    jerk_ratio_planned: float | None = None
+    """The first of the planned hinges."""
+    jerk_ratio_planned_elsewhere: float | None = None
+    """The second of the planned hinges."""
 
 
 def choose_pairs(actions: Sequence[str], count: int, rng: np.random.Generator) -> list[tuple[str, str]]:
@@ -72,15 +79,23 @@ def evaluate_switches(jury: Jury, stacks: Stacks, count: int) -> dict[str, Value
         count: How many ordered pairs; more than exist gives all.
     """
     pairs = choose_pairs(jury.judge.labels, count, np.random.default_rng(stacks.seed))
-    done, progress = [], ProgressLine(len(pairs), "switch")
+    done, progress, usual = [], ProgressLine(len(pairs), "switch"), usual_jerks(jury.real)
     for number, (before, after) in enumerate(pairs):
-        done.append(simulate_switch(jury, stacks.make(SWITCH_SEED + number), before, after))
+        done.append(simulate_switch(jury, stacks.make(SWITCH_SEED + number), before, after, usual))
         progress.advance(f"{before} -> {after}: {done[-1].recognised}")
     return summarise_switches(done)
 
 
-def simulate_switch(jury: Jury, stack: Stack, before: str, after: str) -> Switch:
-    """Command one action, then another, to a robot at its start."""
+def simulate_switch(jury: Jury, stack: Stack, before: str, after: str, usual: Mapping[str, float]) -> Switch:
+    """Command one action, then another, to a robot at its start.
+
+    Args:
+        jury: Who judges.
+        stack: The robot.
+        before: First action.
+        after: Second action.
+        usual: Usual jerk of recordings by action, see :func:`usual_jerks`.
+    """
     stack.command(training_captions(before)[0])
     states = [stack.step() for _ in range(round(FIRST_S * stack.hz))]
     stack.command(training_captions(after)[0])
@@ -92,15 +107,19 @@ def simulate_switch(jury: Jury, stack: Stack, before: str, after: str) -> Switch
             delay = (seam + 1) / stack.hz - FIRST_S
     qpos, planned = (np.array([getattr(state, name) for state in states]) for name in ("qpos", "planned_qpos"))
     down = stack.fell or is_down(qpos[-1])
-    smooth = seam is not None and not stack.fell
+    ratios: dict[str, float | None] = {}
+    livelier = max((usual[action] for action in (before, after) if action in usual), default=0.0)
+    if seam is not None and not stack.fell and livelier > 0:
+        for name, angles in (("jerk_ratio", qpos[:, 7:]), ("jerk_ratio_planned", planned[:, 7:])):
+            at_seam, elsewhere = seam_jerk(angles, seam, stack.hz)
+            ratios |= {name: at_seam / livelier, f"{name}_elsewhere": elsewhere / livelier}
     return Switch(
         before=before,
         after=after,
         survived=not stack.fell,
         recognised=FALLEN if down else jury.judge.classify(qpos[-round(WINDOW_S * stack.hz) :], stack.hz),
         delay_s=delay,
-        jerk_ratio=seam_jerk(qpos[:, 7:], seam, stack.hz) if smooth and seam is not None else None,
-        jerk_ratio_planned=seam_jerk(planned[:, 7:], seam, stack.hz) if smooth and seam is not None else None,
+        **ratios,
     )
 
 
@@ -117,8 +136,17 @@ def jerk(angles: Float[np.ndarray, "frame joint"], hz: float) -> Float[np.ndarra
     return np.linalg.norm(np.diff(angles, n=3, axis=0), axis=1) * hz**3
 
 
-def seam_jerk(angles: Float[np.ndarray, "frame joint"], seam: int, hz: float) -> float | None:
-    """Compare the peak jerk at a change of command with what is usual inside the two actions.
+def usual_jerks(takes: Sequence[Take]) -> dict[str, float]:
+    """Return what jerk is usual in recordings of each action: the median of the peaks in windows as long as a seam."""
+    peaks: dict[str, list[float]] = {}
+    for take in takes:
+        values = jerk(take.clip.qpos[:, 7:], take.clip.hz)
+        peaks.setdefault(take.action, []).extend(_window_peaks(values, _seam_frames(take.clip.hz)[1]).tolist())
+    return {action: float(np.median(found)) for action, found in sorted(peaks.items()) if found}
+
+
+def seam_jerk(angles: Float[np.ndarray, "frame joint"], seam: int, hz: float) -> tuple[float, float]:
+    """Return the peak jerk at a change of command, and what is usual away from it.
 
     Args:
         angles: Hinge angles [rad] from the start on.
@@ -126,23 +154,32 @@ def seam_jerk(angles: Float[np.ndarray, "frame joint"], seam: int, hz: float) ->
         hz: Frames per second.
 
     Returns:
-        Peak within ``SEAM_S`` around the seam, over the larger of the two actions' medians of the peaks within windows
-        of the same length; None where no such window fits on either side, or nothing moves there.
+        Peak within ``SEAM_S`` around the seam, and the median of the peaks of windows of the same length on both sides
+        (the first second, from rest, is left out; 0 where none fits) [rad/s^3].
     """
-    values = jerk(angles, hz)
-    first, stop = max(seam - round(SEAM_S[0] * hz), 0), seam + round(SEAM_S[1] * hz)
-    length = stop - first
-    sides = (values[round(STARTED_S * hz) : max(first - 3, 0)], values[stop:])  # value i reaches to frame i + 3
-    peaks = [side[: len(side) // length * length].reshape(-1, length).max(axis=1) for side in sides]
-    usual = max((float(np.median(side)) for side in peaks if len(side)), default=0.0)
-    return float(values[max(first - 3, 0) : stop].max()) / usual if usual > 0 else None
+    values, (before, length) = jerk(angles, hz), _seam_frames(hz)
+    first = max(seam - before, 0)
+    reaching = max(first - 3, 0)  # value i reaches to frame i + 3
+    sides = (values[round(STARTED_S * hz) : reaching], values[first + length :])
+    peaks = np.concatenate([_window_peaks(side, length) for side in sides])
+    return float(values[reaching : first + length].max()), float(np.median(peaks)) if len(peaks) else 0.0
+
+
+def _seam_frames(hz: float) -> tuple[int, int]:
+    """Frames of a seam: before the new segment begins, and in all."""
+    before, after = (round(part * hz) for part in SEAM_S)
+    return before, before + after
+
+
+def _window_peaks(values: Float[np.ndarray, " frame"], length: int) -> Float[np.ndarray, " window"]:
+    return values[: len(values) // length * length].reshape(-1, length).max(axis=1)
 
 
 def summarise_switches(done: Sequence[Switch]) -> dict[str, Value]:
     """Collect simulated switches.
 
     Returns:
-        Rates with intervals, delays [s] and jerk ratios (median and 95th percentile), the matrix of all pairs
+        Rates with intervals, delays [s] and jerk ratios (median, 95th percentile, largest), the matrix of all pairs
         (``before``, ``after``, and for every switch its fields under ``pairs``), and the worst actions.
     """
     survived, right = [each.survived for each in done], [each.recognised == each.after for each in done]
@@ -156,8 +193,7 @@ def summarise_switches(done: Sequence[Switch]) -> dict[str, Value]:
         "survived": share(survived),
         "recognised": share(right),
         "delay_s": _quantiles([each.delay_s for each in done]),
-        "jerk_ratio": _quantiles([each.jerk_ratio for each in done]),
-        "jerk_ratio_planned": _quantiles([each.jerk_ratio_planned for each in done]),
+        **{name: _quantiles([getattr(each, name) for each in done]) for name in JERK_RATIOS},
         "survived_by_before": _by([each.before for each in done], survived),
         "survived_by_after": _by([each.after for each in done], survived),
         "recognised_by_after": _by([each.after for each in done], right),

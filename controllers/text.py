@@ -12,7 +12,7 @@ import importlib.util
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -159,6 +159,14 @@ class TextEncoder:
             return torch.zeros(0, 1 + WORDS, self._width)
         return torch.stack([self._memory[text] for text in cleaned])
 
+    def load(self) -> None:
+        """Read the weights now, so that the first text that no cache has does not wait for them (seconds).
+
+        Raises:
+            UserError: If they are no readable BERT.
+        """
+        self._encode_batch(["walk"])
+
     @property
     def _bert(self) -> tuple[BertModel, PreTrainedTokenizerBase]:
         if self._parts is None:
@@ -174,6 +182,17 @@ class TextEncoder:
         mask = tokens["attention_mask"]
         hidden = model(input_ids=tokens["input_ids"], attention_mask=mask).last_hidden_state
         return torch.cat([mean_pool(hidden, mask)[:, None], word_vectors(hidden, mask)], dim=1)
+
+
+@runtime_checkable
+class Encoder(Protocol):
+    """What a stack needs of a :class:`TextEncoder`."""
+
+    def load(self) -> None:
+        """Read the weights now."""
+
+    def encode(self, texts: Sequence[str]) -> Float[Tensor, "text piece width"]:
+        """Embed texts."""
 
 
 TextFunction = Callable[[Sequence[str]], Float[Tensor, "text piece width"]]

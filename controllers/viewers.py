@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from motionlex.controllers.console import describe
+from motionlex.controllers.console import describe, describe_steering
 from motionlex.controllers.web_requests import FASTEST, Pause, Push, Request, Reset, Say, Speed, Steer
 from motionlex.controllers.web_session import WebSession
 from motionlex.data.errors import UserError
@@ -35,6 +35,7 @@ class WebPage:
         self._web = WebSession(stack, host=host, port=port)
         self.url = self._web.url
         """Address to open in a browser."""
+        self._limited = ""
 
     def draw(self, state: State) -> None:
         """Show what a control step led to."""
@@ -74,7 +75,11 @@ class WebPage:
             if request.velocity is None:
                 session.let_go()
             else:
-                session.steer(*request.velocity)
+                got = session.steer(*request.velocity)
+                limited = describe_steering(got, request.velocity) if got.numbers != request.velocity else ""
+                if limited and limited != self._limited:  # sliders ask many times a second
+                    self.tell(limited)
+                self._limited = limited
         elif isinstance(request, Pause):
             session.display.run_at(paused=request.paused)
         elif isinstance(request, Speed):  # where the page's slider says 0, the robot stands still

@@ -115,6 +115,10 @@ class ToyEncoder:
 
     def __init__(self, name: str | None = None) -> None:
         assert name is None
+        self.loaded = False
+
+    def load(self) -> None:
+        self.loaded = True
 
 
 @pytest.fixture(scope="session")

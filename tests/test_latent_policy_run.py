@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from motionlex.controllers import latent_training, packing
 from motionlex.controllers.bundle import load_bundle
 from motionlex.controllers.latent_run import HighLevelFlags, train_high_level
+from motionlex.controllers.stack import Stack
 from motionlex.data.datasets import MotionData
 from motionlex.data.errors import UserError
 
@@ -98,16 +99,18 @@ def low_level_run(tmp_path, tiny_vae_run):
     return folder
 
 
-def test_three_runs_become_a_bundle_without_absolute_paths(tiny_vae_run, low_level_run, tmp_path):
+def test_three_runs_become_a_bundle_without_absolute_paths(tiny_vae_run, low_level_run, tmp_path, toy_encode):
     train_high_level(flags(tiny_vae_run, tmp_path / "high"))
     pack = packing.PackFlags(
-        vae=tiny_vae_run, highlevel=tmp_path / "high", lowlevel=low_level_run, out=tmp_path / "bundle", top_p=0.9
-    )
+        vae=tiny_vae_run, highlevel=tmp_path / "high", lowlevel=low_level_run, out=tmp_path / "bundle", top_p=0.9,
+        get_up="get up", understood_from=0.3,
+    )  # fmt: skip
     result = packing.pack_bundle(pack)
     assert result["goal"] == "decoded" and result["size_mb"] < 5
     bundle = load_bundle(tmp_path / "bundle")
     assert set(bundle.captions) == {"stand", "wave"}
     assert bundle.meta.sampling["top_p"] == 0.9
+    assert bundle.meta.get_up == "get up" and Stack(bundle, encode=toy_encode).config.understood_from == 0.3
     assert any(command.startswith("train_lowlevel --out runs/low") for command in bundle.meta.commands)
     for path in (tmp_path / "bundle").rglob("*.json"):
         assert str(tmp_path) not in path.read_text() and "/somewhere" not in path.read_text()

@@ -2,10 +2,14 @@
 
 import io
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from motionlex.controllers import simulation
 from motionlex.controllers.com_path import read_com_path
 from motionlex.controllers.episode import TimedCommand, heading_change_deg, is_down, parse_commands, speeds, tilt_deg
 from motionlex.data.errors import UserError
@@ -53,6 +57,31 @@ def test_json_carries_the_agreed_keys(tiny_bundle, capsys, tmp_path):
         assert len(file["qpos"]) == 200  # 1 s at 5 ms
         assert file["codes"].shape == (50, 64) and file["torque"].shape == (50, 19)
     assert len((tmp_path / "f.csv").read_text().splitlines()) == 51
+
+
+@pytest.mark.parametrize("live", [True, False])
+def test_weights_of_the_text_encoder_are_read_before_somebody_may_talk(tiny_bundle, monkeypatch, live):
+    """The first new words would stop a running robot for seconds; a script waits for nobody."""
+    stacks = []
+
+    def session(stack):
+        stacks.append(stack)
+        return SimpleNamespace(stack=stack, summary=dict)
+
+    monkeypatch.setattr(simulation, "ask", lambda seconds, seed, make: make(print))
+    monkeypatch.setattr(simulation, "_session", lambda flags, stack, kept, say: session(stack))
+    monkeypatch.setattr(simulation, "run_script", lambda console, instructions: None)
+    monkeypatch.setattr(simulation, "Console", lambda session, seed: None)
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(isatty=lambda: True))
+    commands = () if live else ("walk:0.1",)
+    simulation.simulate(simulation.SimulateFlags(commands=commands, bundle=str(tiny_bundle)))
+    assert stacks[0]._encoder.loaded == live
+
+
+def test_what_of_a_long_text_is_not_read_is_said(tiny_bundle, caplog):
+    with caplog.at_level("INFO"):
+        assert main(["--bundle", str(tiny_bundle), "walk " * 300 + ":0.1"]) == 0
+    assert "only its first 1000 characters are read" in caplog.text
 
 
 def test_what_is_measured_of_a_path_is_in_the_json(tiny_bundle, capsys, tmp_path):
@@ -170,6 +199,26 @@ def test_a_path_is_read_and_interpolated(tmp_path):
 def test_malformed_paths_are_user_errors(tmp_path, text):
     with pytest.raises(UserError, match="com-path"):
         read_com_path(write(tmp_path / "p.csv", text))
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    content=st.one_of(
+        st.binary(max_size=200),
+        st.lists(st.lists(st.one_of(st.floats(), st.text(max_size=5)), max_size=5), max_size=6).map(
+            lambda rows: "\n".join(["t_s,x_m,y_m", *(",".join(map(str, row)) for row in rows)]).encode(errors="replace")
+        ),
+    )
+)
+def test_any_file_is_a_path_or_a_clear_error(tmp_path_factory, content):
+    path = tmp_path_factory.mktemp("path") / "p.csv"
+    path.write_bytes(content)
+    try:
+        found = read_com_path(path)
+    except UserError as error:
+        assert "p.csv" in str(error)
+        return
+    assert len(found.time) >= 2 and np.isfinite(found.xy).all() and (np.diff(found.time) > 0).all()
 
 
 def test_binary_paths_are_user_errors(tmp_path):

@@ -95,12 +95,43 @@ def test_paths_that_are_slow_enough_stay_as_they_are():
 def test_paths_that_are_too_fast_are_walked_later_through_the_same_points():
     """10 m in 1 s take 10 s at 1 m/s; a turn of 2 rad takes 4 s at 0.5 rad/s; resting for 3 s stays 3 s."""
     xy = np.array([[0.0, 0.0], [6.0, 8.0], [6.0, 8.0], [6.0, 8.0]])
-    path = ComPath(time=np.array([0.5, 1.5, 2.5, 5.5]), xy=xy, yaw=np.array([0.0, 0.0, 2.0, 2.0]))
+    ahead = np.arctan2(8.0, 6.0)
+    path = ComPath(time=np.array([0.5, 1.5, 2.5, 5.5]), xy=xy, yaw=ahead + np.array([0.0, 0.0, 2.0, 2.0]))
     slow = path.limited(statistics())
     np.testing.assert_allclose(slow.time, [0.5, 10.5, 14.5, 17.5])
     np.testing.assert_array_equal(slow.xy, xy)
     free = ComPath(time=path.time, xy=xy, yaw=None).limited(statistics())
     np.testing.assert_allclose(free.time, [0.5, 10.5, 11.5, 14.5])
+
+
+@pytest.mark.parametrize(
+    ("yaw", "seconds"),
+    [
+        (0.0, 6.0 / 1.0),  # forward
+        (np.pi, 6.0 / 0.4),  # backward
+        (np.pi / 2, 6.0 / 0.3),  # to the right
+        (-np.pi / 2, 6.0 / 0.2),  # to the left
+        (np.pi / 6, max(6.0 * np.cos(np.pi / 6) / 1.0, 6.0 * np.sin(np.pi / 6) / 0.3)),  # forward and to the right
+    ],
+)
+def test_each_direction_has_its_own_limit(yaw, seconds):
+    """6 m along x, seen from a robot that looks elsewhere."""
+    path = ComPath(time=np.array([0.0, 1.0]), xy=np.array([[0.0, 0.0], [6.0, 0.0]]), yaw=np.array([yaw, yaw]))
+    assert path.limited(statistics(left=(-0.3, 0.2))).time[-1] == pytest.approx(seconds)
+
+
+def test_a_way_that_the_motions_never_go_is_as_fast_as_their_fastest():
+    path = ComPath(time=np.array([0.0, 1.0]), xy=np.array([[0.0, 0.0], [-6.0, 0.0]]), yaw=np.zeros(2))
+    assert path.limited(statistics(forward=(0.0, 1.5))).time[-1] == pytest.approx(4.0)
+
+
+def test_a_path_that_begins_elsewhere():
+    """2 s later, from (5, 1) in heading 90 degrees: ahead is +y, left is -x."""
+    path = ComPath(time=np.array([0.0, 1.0, 2.0]), xy=np.array([[0.0, 0], [1, 0], [1, 1]]), yaw=np.array([0.0, 0, 0.5]))
+    begun = path.begun(2.0, np.array([5.0, 1.0]), np.pi / 2)
+    np.testing.assert_allclose(begun.time, [2.0, 3.0, 4.0])
+    np.testing.assert_allclose(begun.xy, [[5.0, 1.0], [5.0, 2.0], [4.0, 2.0]], atol=1e-12)
+    np.testing.assert_allclose(begun.yaw, np.pi / 2 + np.array([0.0, 0.0, 0.5]))
 
 
 def test_motions_that_never_move_tell_no_limit():

@@ -174,7 +174,7 @@ def page(bundle, toy_encode):
     session.close()
 
 
-def test_wishes_of_the_page_are_obeyed_between_steps(page):
+def test_wishes_of_the_page_are_obeyed_between_steps(page, monkeypatch):
     session, requests, said = page
     assert requests.say(":quit", 0) is None  # words, whatever they look like
     session.run(0.02)
@@ -191,6 +191,13 @@ def test_wishes_of_the_page_are_obeyed_between_steps(page):
     requests.steer((0.1, 0.0, 0.0))
     session.display.obey(session)
     assert session.stack.path is not None
+    told = []
+    monkeypatch.setattr(session.display.viewers[0], "tell", told.append)
+    for _ in range(3):  # sliders ask many times a second: it is said once
+        requests.steer((9.0, 0.0, 0.0))
+        session.display.obey(session)
+    assert session.stack.path.numbers == (0.5, 0.0, 0.0)
+    assert told == ["0.50 m/s forward, 0.00 m/s to the left, turning left at 0.00 rad/s: more is not in the motions"]
     requests.steer(None)
     requests.speed(0.5)
     session.display.obey(session)
@@ -202,8 +209,10 @@ def test_wishes_of_the_page_are_obeyed_between_steps(page):
     session.display.obey(session)
     assert not session.display.paused
 
+    requests.steer((0.1, 0.0, 0.0))
     requests.reset(2)
     session.display.obey(session)
+    assert said[-2] == "the desired path or velocity is given up" and session.stack.path is None
     np.testing.assert_array_equal(session.stack.qpos[:2], 0.0)
     assert said[-1] == "the robot stands where it began"
 

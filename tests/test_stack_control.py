@@ -153,17 +153,44 @@ def test_a_robot_without_a_command_says_so(bundle, toy_encode):
 
 
 def test_a_desired_path_reaches_the_policy_in_the_present_heading_frame(bundle, toy_encode):
-    """A path straight ahead at 1 m/s, seen at the start: x grows by 1/hz per frame, y stays."""
+    """A path straight ahead at 0.4 m/s, seen at the start: x grows by 0.4 / hz per frame, y stays."""
     stack = Stack(bundle, encode=toy_encode)
     time = np.array([0.0, 10.0])
-    stack.follow(ComPath(time=time, xy=np.array([[0.0, 0.0], [10.0, 0.0]]), yaw=None))
+    stack.follow(ComPath(time=time, xy=np.array([[0.0, 0.0], [4.0, 0.0]]), yaw=None))
     stack.command("walk")
     conditions = stack._planner.conditions(torch.zeros(1, 384), stack._desired_path())
     assert bool(conditions.has_path)
-    np.testing.assert_allclose(conditions.path[0, :, 0].numpy(), np.arange(1, 33) / 50, atol=1e-6)
+    np.testing.assert_allclose(conditions.path[0, :, 0].numpy(), 0.4 * np.arange(1, 33) / 50, atol=1e-6)
     np.testing.assert_allclose(conditions.path[0, :, 1:].numpy(), 0, atol=1e-6)
     stack.follow(None)
     assert not bool(stack._planner.conditions(torch.zeros(1, 384), stack._desired_path()).has_path)
+
+
+def test_a_path_given_later_begins_where_the_robot_is_then(bundle, toy_encode):
+    """Turned to the left at (3, -2): straight ahead is +y from there on, in time from then on."""
+    stack = Stack(bundle, encode=toy_encode)
+    stack.command("walk")
+    trajectory(stack, 20)
+    place = stack.qpos
+    place[:2], place[3:7] = [3.0, -2.0], [np.cos(np.pi / 4), 0.0, 0.0, np.sin(np.pi / 4)]
+    stack.tracker.reset(place)
+    time, com, speed = np.array([0.0, 1.0]), stack.com, 0.4
+    stack.command("walk", ComPath(time=time, xy=np.outer(time, [speed, 0.0]), yaw=None))
+    xy, _ = stack.path.at(stack.time + time)
+    np.testing.assert_allclose(xy + stack.start_com, com + np.outer(time, [0.0, speed]), atol=1e-9)
+
+
+def test_a_path_that_is_too_fast_is_slowed_down_whoever_gives_it(bundle, toy_encode):
+    stack = Stack(bundle, encode=toy_encode)
+    path = ComPath(time=np.array([0.0, 1.0]), xy=np.array([[0.0, 0.0], [100.0, 0.0]]), yaw=None)
+    stack.command("walk", path)
+    assert stack.path.time[-1] == path.limited(bundle.autoencoder.statistics).time[-1] > 10.0
+
+
+def test_the_planner_s_thread_has_kinematics_of_its_own(bundle, toy_encode):
+    """Both hold a simulated robot that every call poses anew."""
+    stack = Stack(bundle, encode=toy_encode)
+    assert stack._planner._kinematics is not stack.kinematics
 
 
 def lying(qpos):

@@ -1,5 +1,7 @@
 """The judge of motion and the stage-wise evaluation."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -311,11 +313,18 @@ def test_path_errors_from_four_seconds_on():
         wanted_xy=wanted,
         wanted_yaw=np.zeros(400),
     )
-    report = path_report([part, part], HZ)
+    astray = replace(part, measured_xy=part.measured_xy + np.array([0.0, 0.9]))
+    report = path_report([part, part], [False, False], HZ)
     assert report["path_error_m"] == pytest.approx(0.5) and report["settled"]["path_error_m"] == 0.0
     assert report["heading_error_deg"] == pytest.approx(np.rad2deg(0.1))
     assert report["settled"]["speed_error_mps"] == pytest.approx(0.0, abs=1e-12)
     assert len(report["settled_by_path"]) == 2 and len(later(part, 150).wanted_yaw) == 250
+    worse = path_report([part, part, astray], [False, False, True], HZ)
+    assert worse["paths"] == 3 and worse["falls"] == 1  # and what fell counts
+    assert worse["settled"]["path_error_m"] == pytest.approx(0.3) and worse["settled"]["median_m"] == 0.0
+    assert worse["settled"]["close"]["mean"] == pytest.approx(2 / 3)
+    low, high = worse["settled"]["path_error_interval_95"]
+    assert low == 0.0 and high == pytest.approx(0.9)
 
 
 def test_a_motor_watch_measures_what_a_replay_measures(stacks):

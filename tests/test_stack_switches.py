@@ -1,6 +1,6 @@
 """Changes of command in simulation: which pairs, how late, how smooth, and what became of them."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -8,7 +8,9 @@ import pytest
 from motionlex.controllers.bundle import load_bundle
 from motionlex.controllers.evaluation_rollouts import Stacks
 from motionlex.controllers.evaluation_scores import Jury
+from motionlex.controllers.evaluation_takes import Take
 from motionlex.controllers.motion_classifier import MotionClassifier, measure
+from motionlex.controllers.stack import Stack
 from motionlex.controllers.switches import (
     FIRST_S,
     SECOND_S,
@@ -17,8 +19,11 @@ from motionlex.controllers.switches import (
     evaluate_switches,
     jerk,
     seam_jerk,
+    simulate_switch,
     summarise_switches,
+    usual_jerks,
 )
+from motionlex.data.clip import MotionClip
 from motionlex.data.robots import get_robot
 
 HZ = 50.0
@@ -31,24 +36,73 @@ def test_jerk_of_a_polynomial():
     found = jerk(angles, HZ)
     assert found.shape == (57,)
     np.testing.assert_allclose(found, np.hypot(12.0, 9.0), rtol=1e-6)
-    assert seam_jerk(time[:40, None] ** 3, 30, HZ) is None  # both sides are too short to compare with
+    at_seam, elsewhere = seam_jerk(time[:40, None] ** 3, 30, HZ)
+    assert at_seam == pytest.approx(6.0) and elsewhere == 0.0  # both sides are too short to compare with
 
 
-def test_the_seam_is_compared_with_the_livelier_side():
+def test_the_seam_and_what_is_away_from_it():
     """Constant jerk 6 before and 60 after; at the seam a kick whose third difference is known."""
     seam, frames = 100, 300
     time = np.arange(frames) / HZ
     later = np.maximum(time - seam / HZ, 0.0)
     angles = (time**3 + 9.0 * later**3)[:, None]
-    assert seam_jerk(angles, seam, HZ) == pytest.approx(1.0, rel=1e-6)
+    # Windows of 15: two whole ones of jerk 6 from frame 50 to 92, twelve of 60 from frame 110 on.
+    assert seam_jerk(angles, seam, HZ) == (pytest.approx(60.0), pytest.approx(60.0))
+    assert seam_jerk(angles[:135], seam, HZ) == (pytest.approx(60.0), pytest.approx(6.0))  # two of 6, one of 60
     kicked = angles.copy()
     kicked[seam + 2] += 1e-3  # third differences of a single frame: 1, -3, 3, -1
     # the peak is 3 * 1e-3 * hz^3 beside the constant 60, with either sign
-    assert seam_jerk(kicked, seam, HZ) == pytest.approx((3e-3 * HZ**3 + 60.0) / 60.0, rel=1e-6)
+    assert seam_jerk(kicked, seam, HZ)[0] == pytest.approx(3e-3 * HZ**3 + 60.0, rel=1e-6)
     elsewhere = angles.copy()
     elsewhere[[30, 150]] += 1e-3  # in the start from rest and inside an action: neither is at the seam
-    assert seam_jerk(elsewhere, seam, HZ) == pytest.approx(1.0, rel=1e-6)
-    assert seam_jerk(np.zeros((frames, 3)), seam, HZ) is None
+    assert seam_jerk(elsewhere, seam, HZ) == (pytest.approx(60.0), pytest.approx(60.0))
+
+
+def test_what_is_usual_in_recordings():
+    """Two takes of jerk 6 and one of 60 with one kick: medians, by action."""
+
+    def take(action, scale, kick=0.0):
+        qpos = np.tile(np.eye(26)[3], (101, 1))
+        qpos[:, 7] = scale * (np.arange(101) / HZ) ** 3
+        qpos[50, 7] += kick
+        return Take(action=action, name=action, clip=MotionClip(name=action, hz=HZ, qpos=qpos))
+
+    found = usual_jerks([take("wave", 1.0), take("wave", 1.0, 1e-3), take("run", 10.0)])
+    assert found == {"run": pytest.approx(60.0, rel=1e-6), "wave": pytest.approx(6.0, rel=1e-6)}
+
+
+def ignorant_judge():
+    """Whatever it sees is a bow."""
+    size = len(measure(np.tile(np.eye(26)[3], (4, 1)), HZ))
+    return MotionClassifier(
+        labels=("bow", "stand", "wave"),
+        mean=np.zeros(size),
+        std=np.ones(size),
+        weights=np.zeros((3, size)),
+        bias=np.array([1.0, 0.0, 0.0]),
+    )
+
+
+def test_jumps_at_every_segment_are_seen(tiny_bundle, toy_encode, monkeypatch):
+    """A plan that jumps by 0.2 rad whenever a segment begins: far from recordings, at the seam and elsewhere alike."""
+    for module in ("stack", "switches"):  # the toy policy cannot stand
+        monkeypatch.setattr(f"motionlex.controllers.{module}.is_down", lambda qpos: False)
+    stack = Stack(load_bundle(tiny_bundle), encode=toy_encode)
+    step = stack.step
+
+    def jumping():
+        state = step()
+        planned = state.planned_qpos.copy()
+        planned[7:] = 0.2 * (stack.segments % 2)
+        return replace(state, planned_qpos=planned)
+
+    stack.step = jumping
+    jury = Jury(judge=ignorant_judge(), robot=get_robot("h1"))
+    found = simulate_switch(jury, stack, "wave", "bow", {"wave": 7.0, "bow": 3.0})
+    assert found.survived
+    jump = np.sqrt(19) * 0.2 * 2.0 * HZ**3 / 7.0  # third differences of a step: 1, -2, 1
+    assert found.jerk_ratio_planned == pytest.approx(jump)
+    assert found.jerk_ratio_planned_elsewhere == pytest.approx(jump)
 
 
 def test_pairs_use_every_action_equally_often():
@@ -92,14 +146,7 @@ def test_the_summary_by_hand():
 
 def test_a_switch_of_an_untrained_bundle(tiny_bundle, toy_encode):
     """It begins at the next segment: half a segment of 16 frames, or more where that one was decided already."""
-    size = len(measure(np.tile(np.eye(26)[3], (4, 1)), HZ))
-    judge = MotionClassifier(  # knows nothing: whatever it sees is a bow
-        labels=("bow", "stand", "wave"),
-        mean=np.zeros(size),
-        std=np.ones(size),
-        weights=np.zeros((3, size)),
-        bias=np.array([1.0, 0.0, 0.0]),
-    )
+    judge = ignorant_judge()
     stacks = Stacks(bundle=load_bundle(tiny_bundle), encode=toy_encode, seed=3)
     report = evaluate_switches(Jury(judge=judge, robot=get_robot("h1")), stacks, 1)
     assert report["switches"] == 1
@@ -107,7 +154,7 @@ def test_a_switch_of_an_untrained_bundle(tiny_bundle, toy_encode):
         # told after 100 steps, 4 into the segment from step 96 on: the next one begins at step 112
         assert FIRST_S * HZ == 100 and SECOND_S > 1
         assert pair["delay_s"] == pytest.approx((112 - 100 + 1) / HZ)
-        assert pair["survived"] == (pair["jerk_ratio"] is not None)
+        assert pair["jerk_ratio"] is None  # there are no recordings to compare with
         assert pair["recognised"] in ("bow", "fallen")
     again = evaluate_switches(Jury(judge=judge, robot=get_robot("h1")), stacks, 1)
     assert again["pairs"] == report["pairs"]
