@@ -155,7 +155,11 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
         with np.load(path, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
     except (zipfile.BadZipFile, ValueError, EOFError, AttributeError, TypeError, KeyError) as error:
-        raise UserError(f"{path} is not an intact npz file: {error}") from error
+        # numpy's own words advise to unpickle what it cannot read.
+        raise UserError(
+            f"{path} is not an intact npz of plain arrays: it is damaged, another file, or holds Python objects, which are "
+            "not read, since unpickling runs code; make or fetch it again"
+        ) from error
 
 
 def cached_arrays(key: str, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:

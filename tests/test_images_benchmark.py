@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from image_files import write
 from torch.distributions import Bernoulli, Independent
 
 from motionlex.data.errors import UserError
@@ -24,7 +25,7 @@ from motionlex.motion_vae.trainer import Trainer
 from motionlex.scripts.benchmark_images import main
 
 FEW = ("--data", "digits", "--steps", "2", "--batch", "8", "--width", "16", "--images", "16")
-NO_DATA = {"gumbel-bias"}
+NO_DATA, NOTHING_TRAINED = {"gumbel-bias"}, {"overview-imagenet"}
 RECIPE = Recipe(method="daps_na", setting="tiny", data="digits", family="bernoulli", width=16, batch=32, steps=2)
 
 
@@ -54,7 +55,9 @@ def test_every_experiment_starts_from_one_command(name, tmp_path, capsys):
     text = (tmp_path / "out" / "table.md").read_text()
     for row in result["table"]["rows"]:
         if name not in NO_DATA:
-            assert (row["steps"], row["batch"], row["seeds"]) == (2, 8, [0]) and f"| {row['row']} | 2 |" in text
+            steps = 0 if name in NOTHING_TRAINED else 2
+            assert (row["steps"], row["batch"], row["seeds"]) == (steps, 8, [0]), row
+            assert f"| {row['row']} | {steps} |" in text
             assert any(cell["mean"] is not None for cell in row["measures"].values())
     if name not in NO_DATA:
         assert "reduced to width 16" in text and "digits (8 x 8)" in text and "no comparison here" in text
@@ -168,6 +171,8 @@ def test_a_killed_grid_continues_exactly_where_it_stopped(tmp_path, capsys, monk
         (("tutorial", "--data", "digits", "--seeds", "0"), "--seeds must be positive"),
         (("gumbel-bias", "--data", "digits"), "--data means nothing to gumbel-bias"),
         (("table1", *FEW[:6], "--width", "7"), "7"),
+        (("table1", "--data", "digits", "--inception", "w.pth"), "--inception means nothing here: only the tables of"),
+        (("table1-cifar", *FEW, "--inception", "/none/w.pth"), "FID needs the weights of Inception, and there is no"),
     ],
 )
 def test_bad_input_is_one_clear_line(argv, message, tmp_path, capsys, monkeypatch):
@@ -191,25 +196,29 @@ def test_a_missing_set_of_the_paper_is_replaced_and_said_so(tmp_path, capsys, mo
     assert "going on with the built-in digits" in caplog.text and not (tmp_path / "out").exists()
 
 
+IDX = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+
+
 @pytest.mark.parametrize(
-    ("method", "family", "changes", "margin"),
+    ("files", "message"),
     [
-        ("daps_na", "bernoulli", (), 6.0),
-        ("rrvq", "discretised_logistic", ("grid_tokens=16", "variances=unit"), 40.0),
+        (dict.fromkeys(IDX, b"junk"), "train-images-idx3-ubyte is no idx file of bytes: it begins with 6a756e6b"),
+        ({IDX[0]: b"\0\0\x08\x01\0\0\0\0"}, f"is incomplete in {{root}}: no {IDX[1]}"),
     ],
 )
-def test_a_hundred_steps_improve_the_elbo(method, family, changes, margin, tmp_path):
-    """Seeded, so that the gain is one number; the margin [nat] is the least that is asked of it."""
-    data = load_image_dataset("digits")
-    recipe = replace(RECIPE, method=method, family=family, changes=changes, steps=100)
-    runs.train_recipe(recipe, tmp_path / "run")
-    trained = runs.load_image_run(tmp_path / "run")
-    before, after = (
-        evaluate_images(model, trained.preprocessing, data.test, family=family)
-        for model in (resolve(recipe, data)[1].build().eval(), trained.model)
-    )
-    assert after["elbo_nats"] > before["elbo_nats"] + margin
-    assert after["bits_per_dimension"] < before["bits_per_dimension"] and after["psnr_db"] > before["psnr_db"]
+def test_a_damaged_or_incomplete_set_is_not_replaced(files, message, tmp_path, capsys, monkeypatch):
+    write(tmp_path / "sets" / "mnist", files)
+    monkeypatch.setenv("MOTIONLEX_IMAGES", str(tmp_path / "sets"))
+    code, _, said = run(capsys, "table1", "--jobs-list", "--out", str(tmp_path / "out"))
+    assert code == 2 and message.format(root=tmp_path / "sets") in said and str(tmp_path / "sets") in said
+    assert "built-in" not in said
+
+
+@pytest.mark.parametrize("folder", ["none", "."])
+def test_a_set_that_is_not_in_the_folder_is_replaced(folder, tmp_path, capsys, monkeypatch, caplog):
+    monkeypatch.setenv("MOTIONLEX_IMAGES", str(tmp_path / folder))
+    code, result, _ = run(capsys, "gm-vq-table1", "--jobs-list", "--out", str(tmp_path / "out"))
+    assert code == 0 and result["data"] == "digits (8 x 8)" and "going on with the built-in digits" in caplog.text
 
 
 class Coin(DiscreteAutoencoder):

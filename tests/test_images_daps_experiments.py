@@ -7,13 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from motionlex.data.errors import UserError
 from motionlex.data.images.dataset import load_image_dataset
 from motionlex.data.images.preprocessing import Preprocessing
 from motionlex.motion_vae.contract import Codes
-from motionlex.motion_vae.images import bottleneck_sweep, code_usage, daps_tables, distance_job, value_samples
+from motionlex.motion_vae.images import bottleneck_sweep, code_usage, daps_tables, value_samples
 from motionlex.motion_vae.images.code_usage import UsageJob, count_codes, rarer_half_share
-from motionlex.motion_vae.images.distance_job import DistanceJob, shown
 from motionlex.motion_vae.images.experiments import get_experiment
 from motionlex.motion_vae.images.jobs import Finished, Options, TrainingJob, read_result
 from motionlex.motion_vae.images.presets import image_preset
@@ -173,57 +171,3 @@ def test_a_usage_job_counts_every_token_of_every_image(tmp_path):
     assert sum(result[code_usage.COUNTS]) == 40 * 16 and len(result[code_usage.COUNTS]) == 16
     assert result["usage"] == pytest.approx(np.count_nonzero(result[code_usage.COUNTS]) / 16)
     assert result["relative_perplexity"] == pytest.approx(result["perplexity"] / 16)
-
-
-class Grey(torch.nn.Module):
-    """Reconstructs every image as the mean of the training split: zero in standardised colours."""
-
-    def __init__(self):
-        super().__init__()
-        self.anything = torch.nn.Parameter(torch.zeros(()))
-
-    def encode(self, x, generator):
-        return x
-
-    def decode(self, codes):
-        return torch.distributions.Normal(torch.zeros_like(codes), 1.0)
-
-
-def test_originals_and_reconstructions_are_compared_on_the_unit_interval():
-    data = load_image_dataset("photographs")
-    trained = trained_as(Grey(), Preprocessing(form="standardise", mean=(0.2, 0.3, 0.4), deviation=(0.1, 0.2, 0.3)))
-    original, decoded = (
-        torch.cat(list(shown(trained, data.test, reconstruct=which, limit=70, seed=0))) for which in (False, True)
-    )
-    rows = np.arange(70) * len(data.test) // 70  # at equal distances
-    pixels = data.test.read(rows).reshape(70, -1, 3) / 255.0
-    assert np.abs(original.numpy() - pixels).max() < 1e-6  # float32
-    assert torch.equal(decoded, torch.tensor([0.2, 0.3, 0.4]).expand(70, 1024, 3))
-
-
-def test_the_distance_is_left_out_where_it_means_nothing_or_cannot_be_had(tmp_path, monkeypatch, caplog):
-    def missing(name):
-        raise UserError(f"{name} is optional: install it")
-
-    monkeypatch.setattr(distance_job, "load_features", missing)
-    job = DistanceJob(row="VQ-VAE", slug="vqvae", recipe=RECIPE, images=8)
-    trained = trained_as(Grey(), Preprocessing(form="unit"))
-    assert job.further(trained, load_image_dataset("digits"), tmp_path) == {"kid_efflite0": None} and not caplog.text
-    assert job.further(trained, load_image_dataset("photographs"), tmp_path) == {"kid_efflite0": None}
-    assert "efflite0 is optional: install it" in caplog.text
-
-
-def test_the_distance_is_that_of_the_features(tmp_path, monkeypatch):
-    """Features that are a for all originals and b for their constant reconstructions: the unbiased estimate is
-    k(a, a) + k(b, b) - 2 k(a, b) with k(x, y) = (x y / 1 + 1)^3."""
-
-    class Constant(torch.nn.Module):
-        def forward(self, images):
-            spread = images.std(dim=(1, 2, 3), keepdim=True).flatten(1)
-            return torch.where((images.std(dim=(2, 3)) > 1e-6).any(dim=1, keepdim=True), 2.0, 0.5).expand_as(spread)
-
-    monkeypatch.setattr(distance_job, "load_features", lambda name: Constant())
-    trained = trained_as(Grey(), Preprocessing(form="standardise", mean=(0.2, 0.3, 0.4), deviation=(0.1, 0.2, 0.3)))
-    job = DistanceJob(row="VQ-VAE", slug="vqvae", recipe=RECIPE, images=8)
-    found = job.further(trained, load_image_dataset("photographs"), tmp_path)
-    assert found["kid_efflite0"] == pytest.approx(5.0**3 + 1.25**3 - 2.0 * 2.0**3)

@@ -248,6 +248,19 @@ def test_a_jpeg_variant_that_does_not_fit_together_is_refused(tmp_path):
         load_image_dataset("cifar10_jpeg", tmp_path)
 
 
+def test_pickled_objects_are_refused_in_our_own_words(tmp_path):
+    """numpy's message advises to load them all the same, which runs whatever code is in them."""
+    path = tmp_path / "cifar10_jpegs.npz"
+    for content in ("objects", "pickle", "cut"):
+        if content == "objects":
+            np.savez(path, blob=np.array([{}, None], dtype=object))
+        else:
+            path.write_bytes(pickle.dumps({}) if content == "pickle" else path.read_bytes()[:40])
+        with pytest.raises(UserError, match=r"cifar10_jpegs\.npz is not an intact npz of plain arrays") as caught:
+            load_image_dataset("cifar10_jpeg", tmp_path)
+        assert "allow_pickle" not in str(caught.value) and "trust" not in str(caught.value)
+
+
 def svhn_files(folder, labels=(10, 1, 9)):
     arrays = {}
     for split, name in svhn.FILES.items():

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from motionlex.motion_vae.images.jobs import read_result
+from motionlex.motion_vae.images.jobs import Options, read_result
 from motionlex.motion_vae.images.overview import CostJob, kept_bytes, network_sizes
+from motionlex.motion_vae.images.overview_memory import OVERVIEW_IMAGENET, MemoryJob, extrapolated
 from motionlex.motion_vae.images.presets import image_preset
 from motionlex.motion_vae.images.recipes import Recipe
 from motionlex.motion_vae.registry import build_model
@@ -52,3 +53,43 @@ def test_a_cost_job_measures_and_trains_nothing(tmp_path):
     assert min(result[name] for name in ("step_ms", "encode_ms", "sample_ms")) > 0.0 and result["peak_gpu_mb"] is None
     assert result["machine"].startswith("CPU") and "thread" in result["machine"]
     assert [path.name for path in tmp_path.iterdir()] == ["evaluation.json"]
+
+
+@pytest.mark.parametrize("method", ["daps", "daps_na", "gumbel_na", "gr_mck", "vqvae", "fsq"])
+def test_two_small_batches_tell_what_a_large_one_keeps(method):
+    """A constant plus as much for every image: the straight line through 1 and 2 images meets 8 exactly."""
+    model = built(method, "tiny")
+    draws = torch.Generator().manual_seed(0)
+    x = (torch.rand(8, 64, 1, generator=draws) > 0.5).float()
+    kept = [
+        float(kept_bytes(lambda count=count: model.loss(x[:count], draws, progress=1.0).total, model.parameters()))
+        for count in (1, 2, 8)
+    ]
+    assert extrapolated((1, 2), (kept[0], kept[1]), 8) == pytest.approx(kept[2], rel=0.01) and kept[1] > kept[0] > 0
+
+
+def test_memory_of_a_batch_that_is_never_made(tmp_path):
+    """The job measures one image and two; what it says of a batch of 8 is what the cost job measures of it."""
+    recipe = Recipe(method="daps", setting="tiny", data="digits", family="bernoulli", width=16, batch=8, steps=2)
+    found = []
+    for kind in (MemoryJob, CostJob):
+        job = kind(row="DAPS", slug="daps", recipe=recipe, images=4)
+        job.run(tmp_path / kind.__name__, "cpu")
+        found.append(read_result(job, tmp_path / kind.__name__).result)
+    small, whole = found
+    assert small["step_memory_mb"] == pytest.approx(whole["step_memory_mb"], rel=0.01)
+    for name in ("parameters", "recognition_parameters", "generator_parameters", "batch"):
+        assert small[name] == whole[name]
+    assert small["kept_per_image_mb"] * 8 <= small["kept_mb"] * 1.001 and "step_ms" not in small
+
+
+def test_imagenet_compares_the_methods_of_its_column_at_the_papers_sizes():
+    options = Options(
+        data="imagenet", title="", shape=(256, 256, 3), data_root=None, steps=None, batch=None, width=None, seeds=(0,),
+        images=None,
+    )  # fmt: skip
+    jobs = OVERVIEW_IMAGENET.jobs(options)
+    assert {job.recipe.setting for job in jobs} == {"imagenet256"}
+    assert sorted(job.recipe.method for job in jobs) == [
+        "daps", "daps_na", "fsq", "gr_mck", "gr_mck_na", "gumbel_na", "vqvae",
+    ]  # fmt: skip

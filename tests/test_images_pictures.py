@@ -173,6 +173,34 @@ def test_shards_that_are_not_right_are_named(tmp_path):
         load_image_dataset("imagenet", tmp_path)
 
 
+def test_a_field_behind_the_first_dot_is_no_picture(tmp_path):
+    """webdataset's rule: 0.seg.png is the field seg.png of sample 0, whatever comes first in the file."""
+    image, mask = picture(30, 30, (200, 40, 90)), picture(30, 30, (0, 0, 1))
+    orders = (("png", "seg.png", "cls"), ("seg.png", "cls", "PNG"))
+    contents = {"png": image, "PNG": image, "seg.png": mask, "cls": b"3"}
+    for number, fields in enumerate(orders):
+        tar(tmp_path / f"train-{number}.tar", {f"a/{number}.{field}": contents[field] for field in fields}, "w")
+    tar(tmp_path / "val.tar", {"0.jpg": image, "0.cls": b"3"}, "w")
+    data = load_image_dataset("imagenet", tmp_path)
+    assert data.train.labels.tolist() == [3, 3] and [data.train.store.read(row) for row in (0, 1)] == [image, image]
+
+
+@pytest.mark.parametrize(
+    ("contents", "message"),
+    [
+        ({"0.png": picture(), "0.jpg": picture(), "0.cls": b"1"}, "sample 0 has two pictures, the second is 0.jpg"),
+        ({"0.seg.png": picture(), "0.cls": b"1"}, "label 0.cls has no picture 0.jpg or the like (1 such)"),
+        ({"0.seg.png": picture()}, "has shards without pictures: train.tar"),
+    ],
+)
+def test_samples_without_one_plain_picture_are_named(contents, message, tmp_path):
+    tar(tmp_path / "val.tar", {"0.jpg": picture(), "0.cls": b"1"}, "w")
+    tar(tmp_path / "train.tar", contents, "w")
+    with pytest.raises(UserError) as caught:
+        load_image_dataset("imagenet", tmp_path)
+    assert str(tmp_path) in str(caught.value) and message in str(caught.value)
+
+
 def test_a_zip_named_by_class_is_an_excerpt(tmp_path):
     with zipfile.ZipFile(tmp_path / "imagenet_sample.zip", "w") as archive:
         for i in reversed(range(20)):

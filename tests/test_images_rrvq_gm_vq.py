@@ -1,6 +1,7 @@
 """Further experiments of RRVQ-VAE and GM-VQ: what their rows set, and why samples of spatial latents are patchwork."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,18 @@ import torch
 from motionlex.data.errors import UserError
 from motionlex.data.images.dataset import load_image_dataset
 from motionlex.motion_vae.images.compression import RRVQ_COMPRESSION
-from motionlex.motion_vae.images.gm_vq_experiments import GM_VQ_ENTROPY, GM_VQ_VARIANTS
+from motionlex.motion_vae.images.gm_vq_experiments import (
+    CELEBA,
+    CIFAR10,
+    GM_VQ_ENTROPY,
+    GM_VQ_TABLE1_CELEBA,
+    GM_VQ_VARIANTS,
+    GM_VQ_VARIANTS_CELEBA,
+)
 from motionlex.motion_vae.images.jobs import Finished, Options
 from motionlex.motion_vae.images.presets import image_preset
-from motionlex.motion_vae.images.recipes import Recipe, resolve
-from motionlex.motion_vae.images.rrvq_experiments import RRVQ_ABLATION, RRVQ_DEEP, TrainingBitsJob
+from motionlex.motion_vae.images.recipes import Recipe, resolve, run_config
+from motionlex.motion_vae.images.rrvq_experiments import RRVQ_ABLATION, RRVQ_DEEP, RRVQ_TABLE1, TrainingBitsJob
 from motionlex.motion_vae.images.swatches import RRVQ_SWATCHES, spread
 from motionlex.motion_vae.registry import build_model, override
 
@@ -151,6 +159,50 @@ def test_the_paper_beside_ours_is_that_of_the_data_set(data, wanted, tmp_path):
     assert beside == wanted and ("no comparison here" in text) == (data == "photographs")
 
 
+@pytest.mark.parametrize(
+    ("data", "shape", "wanted"),
+    [
+        ("cifar10", (32, 32, 3), ((4.65, 4.40), (4.77, 4.87))),
+        ("svhn", (32, 32, 3), ((2.96, 3.02), (3.73, 4.17))),
+        ("celeba64", (64, 64, 3), ((None, None), (5.31, 5.31))),
+        ("photographs", (32, 32, 3), ((4.65, 4.40), (4.77, 4.87))),
+    ],
+)
+def test_the_baseline_has_the_papers_values_of_all_three_sets(data, shape, wanted, tmp_path):
+    """Table G.1 and table 1, test before training; the order of the paper's columns is the other way round in G.1."""
+    chosen = options(data, shape, steps=1)
+    result = found(bits_per_dimension=6.0, train_bits_per_dimension=5.9, ssim=0.5)
+    finished = [Finished(job=job, result=result, folder=tmp_path) for job in RRVQ_TABLE1.jobs(chosen)]
+    text, plain, _ = RRVQ_TABLE1.report(chosen, finished, tmp_path)
+    cells = {row["row"]: row["measures"] for row in plain["rows"]}
+    keys = ("bits_per_dimension", "train_bits_per_dimension")
+    assert tuple(tuple(cells[row][key]["paper"] for key in keys) for row in ("RRVQ-VAE", "rVQ-VAE")) == wanted
+    assert ("no comparison here" in text) == (data == "photographs")
+
+
+@pytest.mark.parametrize(
+    ("experiment", "data", "shape", "epochs", "images", "patience"),
+    [
+        (RRVQ_TABLE1, "cifar10", (32, 32, 3), 500, 50_000, 20),
+        (RRVQ_TABLE1, "svhn", (32, 32, 3), 500, 73_257, 20),
+        (RRVQ_TABLE1, "celeba64", (64, 64, 3), 160, 162_770, 5),
+        (RRVQ_ABLATION, "svhn", (32, 32, 3), 500, 73_257, 20),
+        (RRVQ_DEEP, "svhn", (32, 32, 3), 500, 73_257, 20),
+        (RRVQ_COMPRESSION, "celeba64", (64, 64, 3), 160, 162_770, 5),
+        (RRVQ_COMPRESSION, "svhn", (32, 32, 3), 500, 73_257, 20),
+    ],
+)
+def test_epochs_and_plateaus_are_those_of_appendix_c(experiment, data, shape, epochs, images, patience):
+    """Batches of 64; a validation per epoch, so that the patience is in epochs: 781, 1,144 and 2,543 batches."""
+    for job in experiment.jobs(options(data, shape)):
+        rule = image_preset("rrvq", job.recipe.setting)[0].optimisation
+        assert rule.batch == 64 and rule.plateau_patience == patience and rule.plateau_factor == 0.8
+        assert rule.validation_steps == {50_000: 781, 73_257: 1144, 162_770: 2543}[images]
+        assert 0 <= images - 64 * rule.validation_steps < 64 and job.recipe.steps == epochs * rule.validation_steps
+        assert job.recipe.steps in (390_500, 572_000, 406_880)
+        assert (rule.learning_rate, rule.plateau_floor, rule.optimiser) == (8e-4, 5e-5, "adamax")
+
+
 def test_training_images_are_measured_too(tmp_path):
     """The same number on other images: a loss of 8 bits is that of uniform bytes, and two steps change little."""
     recipe = Recipe(
@@ -183,6 +235,31 @@ def test_rows_of_gm_vq_are_the_options_of_their_names(name):
     betas = [config.method_config["beta"] for config in configurations(GM_VQ_ENTROPY, data).values()]
     assert betas == sorted(betas) and {0.0, 1.0} < set(betas)
     assert found["GM-VQ + Entropy"].method_config["beta"] in betas
+
+
+def test_the_columns_of_gm_vq_are_those_of_its_table():
+    """Sums over the eleven rows, added up apart from the printed table, and its best row."""
+    for column, error, perplexity in ((CIFAR10, 45.81, 2860.9), (CELEBA, 66.92, 4108.1)):
+        assert sum(values[0] for values in column.values()) == pytest.approx(error)
+        assert sum(values[1] for values in column.values()) == pytest.approx(perplexity)
+        assert min(column, key=lambda row: column[row][0]) == "gm_vq_entropy" and len(column) == 11
+
+
+def test_celeba_takes_faces_of_128_pixels(tmp_path):
+    """Both tables together hold every row once; one loss at the full size of the images, at reduced width."""
+    chosen = options("celeba128", (128, 128, 3), width=8, batch=2)
+    jobs = [*GM_VQ_TABLE1_CELEBA.jobs(chosen), *GM_VQ_VARIANTS_CELEBA.jobs(chosen)]
+    assert sorted(job.slug for job in jobs) == sorted(CELEBA)
+    for job in jobs:
+        assert (job.recipe.setting, job.recipe.steps) == ("celeba128_gm_vq", 100 * (162_770 // 256))
+    config, shape = run_config(replace(jobs[0].recipe, changes=("vocabulary=16",)))
+    model = config.build()
+    x = torch.rand(2, 128 * 128, 3, generator=torch.Generator().manual_seed(0))
+    assert shape.tokens == 256 and torch.isfinite(model.loss(x, torch.Generator().manual_seed(0), progress=0.5).total)
+    finished = [Finished(job=job, result=found(mse_1e3=2.0, perplexity_per_batch=9.0), folder=tmp_path) for job in jobs]
+    text, plain, _ = GM_VQ_TABLE1_CELEBA.report(chosen, finished[:3], tmp_path)
+    beside = {row["row"]: row["measures"]["mse_1e3"]["paper"] for row in plain["rows"]}
+    assert beside == {"GM-VQ": 1.38, "VQ-VAE": 10.02, "Gumbel-VQVAE": 7.34} and "no comparison here" not in text
 
 
 def test_a_box_over_seeds_for_every_weight(tmp_path):

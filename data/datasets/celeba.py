@@ -18,7 +18,7 @@ from motionlex.data.errors import UserError
 from motionlex.data.images.class_folders import is_picture
 from motionlex.data.images.collection import StoredImages, Subset
 from motionlex.data.images.dataset import ImageData, ImageDataset
-from motionlex.data.images.files import check_size, check_sum, find_all, find_file, folders, missing
+from motionlex.data.images.files import check_size, check_sum, find_all, find_file, folders, incomplete, missing
 from motionlex.data.images.stores import FolderStore, Store, ZipStore, open_zip
 from motionlex.data.images.transforms import CentreSquare
 
@@ -69,7 +69,8 @@ def load(root: Path | None, size: int, official: Official | None = None) -> Imag
     places = folders(root, _FOLDERS)
     partition = find_file((*places, *(place / "Eval" for place in places)), (PARTITION,))
     if partition is None:
-        raise missing(f"celeba{size}", root, PARTITION, DOWNLOAD)
+        pictures = find_all(places, [FOLDER], [f"Img/{FOLDER}"], [ARCHIVE], [f"Img/{ARCHIVE}"])
+        raise (incomplete if pictures else missing)(f"celeba{size}", root, PARTITION, DOWNLOAD)
     check_sum(partition, official.partition_sum)
     names, splits = read_partition(partition)
     store = _store(root, places, names, size, official)
@@ -115,7 +116,7 @@ def _store(root: Path, places: tuple[Path, ...], names: list[str], size: int, of
             return FolderStore(folder, names)
     archive = find_file((*places, *(place / "Img" for place in places)), (ARCHIVE,))
     if archive is None:
-        raise missing(f"celeba{size}", root, f"{FOLDER} or {ARCHIVE}", DOWNLOAD)
+        raise incomplete(f"celeba{size}", root, f"{FOLDER} or {ARCHIVE}", DOWNLOAD)
     check_size(archive, official.archive_bytes)
     with open_zip(archive) as opened:
         members = {name.rpartition("/")[2]: name for name in opened.namelist() if is_picture(name)}

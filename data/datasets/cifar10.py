@@ -16,7 +16,16 @@ from jaxtyping import Int, UInt8
 from motionlex.data.errors import UserError
 from motionlex.data.images.collection import ArrayImages, StoredImages, Subset
 from motionlex.data.images.dataset import ImageData, ImageDataset
-from motionlex.data.images.files import check_sum, find_all, find_archives, find_file, folders, missing, read_members
+from motionlex.data.images.files import (
+    check_sum,
+    find_all,
+    find_archives,
+    find_file,
+    folders,
+    incomplete,
+    missing,
+    read_members,
+)
 from motionlex.data.images.stores import BlockStore
 from motionlex.data.images.transforms import Exact
 from motionlex.data.storage import read_npz
@@ -68,7 +77,7 @@ def load(root: Path | None, per_batch: int = PER_BATCH, archive_sum: str = ARCHI
             if path is None and packed is None:
                 packed = _packed(root, places, archive_sum, name)
             if path is None and packed is not None and name not in packed:
-                raise missing("cifar10", root, name, DOWNLOAD)
+                raise incomplete("cifar10", root, name, DOWNLOAD)
             content = path.read_bytes() if path is not None else (packed or {})[name]
             parts.append(parse_batch(content, str(path or ARCHIVE + ": " + name), per_batch))
         labels, pixels = (np.concatenate(arrays) for arrays in zip(*parts))
@@ -143,7 +152,8 @@ def _packed(root: Path, places: tuple[Path, ...], archive_sum: str, first: str) 
         raise UserError(
             f"{pickled} is the pickled version of CIFAR-10, which is not read: unpickling runs code. {DOWNLOAD}"
         )
-    raise missing("cifar10", root, first, DOWNLOAD)
+    loose = find_file(places, tuple(name for names in BATCHES.values() for name in names))
+    raise (missing if loose is None else incomplete)("cifar10", root, first, DOWNLOAD)
 
 
 def _check_balance(labels: Int[np.ndarray, " image"], split: str, root: Path) -> None:

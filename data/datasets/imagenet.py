@@ -20,7 +20,7 @@ from motionlex.data.errors import UserError
 from motionlex.data.images.class_folders import Listing, read_class_folders, read_class_zip, read_shards
 from motionlex.data.images.collection import StoredImages
 from motionlex.data.images.dataset import ImageData, ImageDataset
-from motionlex.data.images.files import find_all, find_archives, folders, missing
+from motionlex.data.images.files import find_all, find_archives, folders, incomplete, missing
 from motionlex.data.images.stores import ZipStore
 from motionlex.data.images.transforms import RandomResizedCrop, ShortSide
 
@@ -59,12 +59,12 @@ def load(root: Path | None) -> ImageData:
             train = read_class_folders(place / "train")
             held_out = next((place / name for name in ("val", "validation", "test") if (place / name).is_dir()), None)
             if held_out is None:
-                raise missing("imagenet", place, "folder val beside train", DOWNLOAD)
+                raise incomplete("imagenet", place, "folder val beside train", DOWNLOAD)
             return _data("imagenet", "ImageNet-256", train, read_class_folders(held_out), str(held_out))
     for place in places:
         shards, other = find_shards(place, "train"), find_shards(place, "val")
         if shards and not other:
-            raise missing("imagenet", place, "shard *val*.tar", DOWNLOAD)
+            raise incomplete("imagenet", place, "shard *val*.tar", DOWNLOAD)
         if shards:
             return _data(
                 "imagenet", "ImageNet-256", *_numbered(read_shards(shards), read_shards(other)), str(other[0].parent)

@@ -13,7 +13,7 @@ import numpy as np
 from motionlex.data.errors import UserError
 from motionlex.data.images.collection import ArrayImages
 from motionlex.data.images.dataset import ImageData, ImageDataset
-from motionlex.data.images.files import check_sum, find_all, find_file, folders, missing
+from motionlex.data.images.files import check_sum, find_all, find_file, folders, incomplete, missing
 
 FILES = {"train": "train_32x32.mat", "test": "test_32x32.mat"}
 COUNTS = {"train": 73_257, "test": 26_032}
@@ -43,7 +43,7 @@ def load(root: Path | None, counts: Mapping[str, int] = COUNTS, sums: Mapping[st
     for split, name in FILES.items():
         path = find_file(places, (name,))
         if path is None:
-            raise missing("svhn", root, name, DOWNLOAD)
+            raise (incomplete if find_file(places, tuple(FILES.values())) else missing)("svhn", root, name, DOWNLOAD)
         check_sum(path, sums[split])
         splits[split] = read_mat(path)
         if (got := len(splits[split])) != counts[split]:

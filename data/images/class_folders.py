@@ -88,6 +88,9 @@ def read_class_zip(path: Path) -> Listing:
 def read_shards(shards: Sequence[Path]) -> Listing:
     """Index webdataset shards: plain tar files in which a sample is a picture and a ``.cls`` file of the same stem.
 
+    The stem ends at the first dot, and all behind it is the name of a field, as webdataset has it: ``7.seg.png`` is the
+    field ``seg.png`` of sample 7, and not its picture, which is ``7.png`` or of another plain end.
+
     Only places and labels are kept: 24 bytes a picture. The pictures are read where they lie, so that shards may be
     spread over several disks by links.
 
@@ -98,31 +101,45 @@ def read_shards(shards: Sequence[Path]) -> Listing:
         The pictures in order of the shards; classes have numbers for names, up to the largest that occurs.
 
     Raises:
-        UserError: If a shard is compressed or damaged, or a picture lacks its label; names it.
+        UserError: If a shard is compressed or damaged, a picture lacks its label, a label its picture, or a sample has
+            two pictures; names it.
     """
     places: list[tuple[int, int, int]] = []
     labels: list[int] = []
     for number, path in enumerate(shards):
         if path.suffix != ".tar":
             raise UserError(f"{path} is compressed, so that no picture can be read alone: unpack it to a plain .tar")
-        marks: dict[str, int] = {}
-        pictures: dict[str, tuple[int, int, int]] = {}
-        with open_tar(path) as archive:
-            for member in archive:
-                stem, _, suffix = os.path.basename(member.name).partition(".")
-                key = os.path.join(os.path.dirname(member.name), stem)
-                if member.isfile() and suffix == "cls":
-                    file = archive.extractfile(member)
-                    marks[key] = _label(b"" if file is None else file.read(), f"{path}: {member.name}")
-                elif member.isfile() and is_picture(member.name):
-                    pictures[key] = (number, member.offset_data, member.size)
+        marks, pictures = _samples(path)
         if lacking := [key for key in pictures if key not in marks]:
             raise UserError(f"{path}: picture {lacking[0]} has no label {lacking[0]}.cls ({len(lacking)} such)")
-        places += pictures.values()
+        if lacking := [key for key in marks if key not in pictures]:
+            wanted = f"{lacking[0]}{SUFFIXES[0]} or the like"
+            raise UserError(f"{path}: label {lacking[0]}.cls has no picture {wanted} ({len(lacking)} such)")
+        places += [(number, *place) for place in pictures.values()]
         labels += [marks[key] for key in pictures]
     if not places:
         raise UserError(f"{shards[0].parent} has shards without pictures: {shards[0].name}, ...")
     return Listing(ShardStore(shards, np.array(places)), np.array(labels), tuple(map(str, range(max(labels) + 1))))
+
+
+def _samples(path: Path) -> tuple[dict[str, int], dict[str, tuple[int, int]]]:
+    """Labels, and first byte and length of the pictures, by what is before the first dot of their names."""
+    marks: dict[str, int] = {}
+    pictures: dict[str, tuple[int, int]] = {}
+    with open_tar(path) as archive:
+        for member in archive:
+            stem, _, field = os.path.basename(member.name).partition(".")
+            key = os.path.join(os.path.dirname(member.name), stem)
+            if not member.isfile() or not stem:
+                continue
+            if field == "cls":
+                file = archive.extractfile(member)
+                marks[key] = _label(b"" if file is None else file.read(), f"{path}: {member.name}")
+            elif f".{field.lower()}" in SUFFIXES:
+                if key in pictures:
+                    raise UserError(f"{path}: sample {key} has two pictures, the second is {member.name}; keep one")
+                pictures[key] = (member.offset_data, member.size)
+    return marks, pictures
 
 
 def _pictures_below(root: Path, name: str) -> list[str]:

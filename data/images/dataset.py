@@ -9,6 +9,7 @@ from pathlib import Path
 
 from motionlex.data.errors import UserError
 from motionlex.data.images.collection import Images
+from motionlex.data.images.files import MissingDataError
 from motionlex.data.registry import find_by_name, sibling_members
 
 ROOT_VARIABLE = "MOTIONLEX_IMAGES"
@@ -81,7 +82,8 @@ def load_image_dataset(name: str, root: Path | None = None) -> ImageData:
         root: Its folder, or a parent of it; None for ``MOTIONLEX_IMAGES`` (or for data sets without files).
 
     Raises:
-        UserError: On an unknown name, and on a missing, incomplete or damaged set; says what to do.
+        MissingDataError: If the set, its folder or the variable is not there; says what to download.
+        UserError: On an unknown name, and on an incomplete or damaged set; says what to do.
     """
     dataset = get_image_dataset(name)
     if dataset.download is None:
@@ -89,7 +91,7 @@ def load_image_dataset(name: str, root: Path | None = None) -> ImageData:
     if root is None:
         value = os.environ.get(ROOT_VARIABLE, "")
         if not value:
-            raise UserError(
+            raise MissingDataError(
                 f"data set {name!r} needs a folder: give --data-root PATH or set {ROOT_VARIABLE}. {dataset.download}"
             )
         root = Path(value)
@@ -97,7 +99,7 @@ def load_image_dataset(name: str, root: Path | None = None) -> ImageData:
     if root.is_file():
         raise UserError(f"data set {name!r}: {root} is a file; wanted the folder that holds it")
     if not root.is_dir():
-        raise UserError(f"data set {name!r}: no such folder: {root}. {dataset.download}")
+        raise MissingDataError(f"data set {name!r}: no such folder: {root}. {dataset.download}")
     return dataset.load(root)
 
 

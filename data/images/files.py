@@ -14,8 +14,12 @@ from motionlex.data.errors import UserError
 _CHUNK = 1 << 20
 
 
-def missing(name: str, root: Path, what: str, download: str) -> UserError:
-    """Build the error for a data set of which a file is not there.
+class MissingDataError(UserError):
+    """A data set is not there at all, so that a command may take another; never raised for one that is damaged."""
+
+
+def missing(name: str, root: Path, what: str, download: str) -> MissingDataError:
+    """Build the error for a data set that is not there.
 
     Args:
         name: The data set.
@@ -23,7 +27,12 @@ def missing(name: str, root: Path, what: str, download: str) -> UserError:
         what: What is missing.
         download: What to fetch from where.
     """
-    return UserError(f"data set {name!r} is not in {root}: no {what}. {download}")
+    return MissingDataError(f"data set {name!r} is not in {root}: no {what}. {download}")
+
+
+def incomplete(name: str, root: Path, what: str, download: str) -> UserError:
+    """Build the error for a data set of which a part is there and a part is not; see :func:`missing`."""
+    return UserError(f"data set {name!r} is incomplete in {root}: no {what}. {download}")
 
 
 def folders(root: Path, names: Sequence[str]) -> tuple[Path, ...]:

@@ -22,6 +22,7 @@ from motionlex.data.images.files import (
     find_archives,
     find_file,
     folders,
+    incomplete,
     missing,
     read_members,
     wrong_sum,
@@ -122,7 +123,7 @@ class IdxSet:
             }
         for name in wanted:
             if name not in found:
-                raise missing(self.name, root, f"{name} (or {name}.gz)", self.download)
+                raise (incomplete if found else missing)(self.name, root, f"{name} (or {name}.gz)", self.download)
         return found
 
 

@@ -11,9 +11,12 @@ from pathlib import Path
 
 from motionlex.data.errors import UserError, check_number, check_seed, unknown_name
 from motionlex.data.images.dataset import ImageData, load_image_dataset
+from motionlex.data.images.files import MissingDataError
 from motionlex.data.storage import finite, write_bytes, write_json
 from motionlex.motion_vae import checkpoint
+from motionlex.motion_vae.images.distance_job import DistanceJob
 from motionlex.motion_vae.images.experiments import get_experiment
+from motionlex.motion_vae.images.features import load_features
 from motionlex.motion_vae.images.jobs import (
     Experiment,
     Finished,
@@ -56,6 +59,8 @@ class ImageBenchmarkFlags:
     """Held-out images to measure on; None takes all."""
     set: tuple[str, ...] = ()
     """Changes of the recipes, e.g. temperature_control=bisection, in every row that has such a setting."""
+    inception: Path | None = None
+    """Weights of Inception in the layout of pytorch-fid, or their folder, for tables with FID; None goes without."""
     rows: tuple[str, ...] = ()
     """Only these rows of the table, by the names of their jobs without the seed, e.g. fsq daps_na; none takes all."""
     shard: str | None = None
@@ -89,6 +94,7 @@ def run_experiment(name: str, flags: ImageBenchmarkFlags) -> dict[str, PlainValu
     out = flags.out or Path("runs") / f"images_{name}"
     options = _options(experiment, flags)
     jobs = experiment.jobs(options)
+    _check_inception(flags, jobs)
     if flags.set and not any(isinstance(job, TrainingJob) for job in jobs):
         raise UserError(f"--set means nothing to {name}, whose jobs are no recipes")
     chosen = _chosen(jobs, flags.rows)
@@ -117,6 +123,16 @@ def _check(flags: ImageBenchmarkFlags) -> None:
     for name in ("steps", "batch", "seeds", "width", "images"):
         check_number(f"--{name}", getattr(flags, name), above=0)
     check_seed(flags.seeds)
+
+
+def _check_inception(flags: ImageBenchmarkFlags, jobs: Sequence[Job]) -> None:
+    """Refuse weights that nothing asks for or that cannot be read, before anything is trained."""
+    if flags.inception is None:
+        return
+    if not any(isinstance(job, DistanceJob) for job in jobs):
+        raise UserError("--inception means nothing here: only the tables of colour images have FID (table1-cifar, ...)")
+    if not flags.jobs_list:
+        load_features("inception", flags.inception)
 
 
 def _shard(text: str | None) -> tuple[int, int]:
@@ -160,11 +176,12 @@ def _options(experiment: Experiment, flags: ImageBenchmarkFlags) -> Options:
         seeds=tuple(range(flags.seeds)),
         images=flags.images,
         changes=flags.set,
+        inception=None if flags.inception is None else str(flags.inception.expanduser().absolute()),
     )
 
 
 def _load(experiment: Experiment, flags: ImageBenchmarkFlags) -> ImageData | None:
-    """Load the set that is asked for, else the experiment's own, else the built-in one."""
+    """Load the set that is asked for, else the experiment's own, else, where that is not there, the built-in one."""
     if not experiment.data:
         for name in ("data", "data_root", "steps", "batch", "width", "images"):
             if getattr(flags, name) is not None:
@@ -172,7 +189,7 @@ def _load(experiment: Experiment, flags: ImageBenchmarkFlags) -> ImageData | Non
         return None
     try:
         return load_image_dataset(flags.data or experiment.data, flags.data_root)
-    except UserError as error:
+    except MissingDataError as error:
         if flags.data is not None or flags.data_root is not None:
             raise
         logger.warning(f"{error}")
@@ -188,9 +205,10 @@ def _claim(out: Path, experiment: Experiment, options: Options) -> None:
     """
     wanted = {"experiment": experiment.name, **asdict(replace(options, data_root=None)), "seeds": len(options.seeds)}
     wanted |= {"shape": list(options.shape), "changes": list(options.changes)}
+    wanted["inception"] = options.inception is not None  # wherever its file is
     path = out / OPTIONS_FILE
     if path.is_file():
-        found = {"changes": [], **checkpoint.read_json(path)}
+        found = {"changes": [], "inception": False, **checkpoint.read_json(path)}
         different = [name for name, value in wanted.items() if found.get(name) != value]
         if different:
             first = different[0]

@@ -1,7 +1,5 @@
 """A small convolutional classifier of images, which judges label-conditioned samples."""
 
-import logging
-
 import torch
 import torch.nn.functional as functional
 from jaxtyping import Float, Int
@@ -10,8 +8,8 @@ from torch import Tensor, nn
 from motionlex.data.images.collection import Images
 from motionlex.data.images.preprocessing import Preprocessing
 from motionlex.data.images.source import ImageSource
+from motionlex.motion_vae.images.progress import Progress
 
-logger = logging.getLogger(__name__)
 CHANNELS, HIDDEN, KERNEL = (16, 32), 64, 3
 BATCH, LEARNING_RATE = 128, 2e-3
 """Images per step, and the rate of AdamW."""
@@ -58,6 +56,7 @@ def fit_classifier(
     device = next(classifier.parameters()).device
     source, generator = ImageSource(images, preprocessing, seed=seed), torch.Generator().manual_seed(seed)
     optimiser = torch.optim.AdamW(classifier.parameters(), lr=LEARNING_RATE)
+    progress = Progress("classifier", steps)
     classifier.train()
     for step in range(steps):
         x, labels = source.sample_with_labels(BATCH, generator)
@@ -65,8 +64,7 @@ def fit_classifier(
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-        if (step + 1) % 500 == 0:
-            logger.info(f"classifier, step {step + 1}/{steps}: {loss.item():.3f} nat")
+        progress.done(step + 1, lambda loss=loss: f"{loss.item():.3f} nat")
     classifier.eval()
 
 

@@ -12,7 +12,6 @@ Source: Gat et al. 2024 (Discrete Flow Matching), mixture paths with a linear sc
 DAPS paper names the method and neither source, network nor schedule: those are ours.
 """
 
-import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,10 +23,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from motionlex.motion_vae.estimators import gumbel_noise
+from motionlex.motion_vae.images.progress import Progress
 from motionlex.motion_vae.networks.transformer import Encoder, TransformerConfig
 from motionlex.motion_vae.options import check_choice, check_positive
 
-logger = logging.getLogger(__name__)
 Source = Literal["mask", "uniform"]
 SOURCES: tuple[Source, ...] = ("mask", "uniform")
 Denoiser = Callable[[Int[Tensor, "batch token"], float], Float[Tensor, "batch token code"]]
@@ -181,6 +180,7 @@ def fit_code_flow(
     generator = torch.Generator(device=codes.device).manual_seed(seed)
     optimiser = torch.optim.AdamW(flow.parameters(), lr=config.learning_rate, weight_decay=1e-4)
     decay = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: math.cos(0.5 * math.pi * step / config.steps))
+    progress = Progress("flow on codes", config.steps)
     flow.train()
     for step in range(config.steps):
         rows = torch.randint(len(codes), (config.batch,), generator=generator, device=codes.device)
@@ -190,6 +190,5 @@ def fit_code_flow(
         nn.utils.clip_grad_norm_(flow.parameters(), 1.0)
         optimiser.step()
         decay.step()
-        if (step + 1) % 1000 == 0:
-            logger.info(f"flow on codes, step {step + 1}/{config.steps}: {loss.item():.3f} nat/token")
+        progress.done(step + 1, lambda loss=loss: f"{loss.item():.3f} nat/token")
     flow.eval()

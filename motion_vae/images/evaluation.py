@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from motionlex.data.images.collection import Images
@@ -167,9 +167,13 @@ def prior_samples(
     sample = getattr(model, "sample_prior", None)
     if sample is not None:
         return model.decode(sample(count, generator)).mean
+    return model.decode_embeddings(model.embed(uniform_codes(model, count, generator))).mean
+
+
+def uniform_codes(model: DiscreteAutoencoder, count: int, generator: torch.Generator) -> Int[Tensor, "batch token"]:
+    """Draw every code of some sequences independently and uniformly from the whole vocabulary."""
     shape = (count, model.tokens)
-    indices = torch.randint(model.vocabulary, shape, generator=generator, device=generator.device)
-    return model.decode_embeddings(model.embed(indices)).mean
+    return torch.randint(model.vocabulary, shape, generator=generator, device=generator.device)
 
 
 def tiled(

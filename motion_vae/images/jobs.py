@@ -99,6 +99,8 @@ class Options:
     """Held-out images to measure on; None takes all."""
     changes: tuple[str, ...] = ()
     """Of the recipe of every row that has such a setting, as ``name=value``."""
+    inception: str | None = None
+    """File of Inception's weights for FID; None goes without."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -90,10 +90,11 @@ def model_jobs(
     rows: Sequence[Row], setting: str, resampled: bool, job: type[TrainingJob], options: Options
 ) -> tuple[TrainingJob, ...]:
     """One job for every row and seed; see :func:`experiment`."""
-    tiny = _setting_for(setting, options) == TINY
+    own = setting_for(setting, options)
+    tiny = own == TINY
     jobs = []
     for row in rows:
-        chosen = row.tiny_setting if tiny else row.setting or setting
+        chosen = row.tiny_setting if tiny else row.setting or own
         changes = row.changes if row.tiny_changes is None or not tiny else row.tiny_changes
         preset = image_preset(row.method, chosen)[0]
         steps = options.steps or preset.optimisation.steps
@@ -119,8 +120,8 @@ def model_jobs(
     return tuple(jobs)
 
 
-def _setting_for(setting: str, options: Options) -> str:
-    """The paper's setting for images of its size, ``tiny`` for the built-in digits.
+def setting_for(setting: str, options: Options) -> str:
+    """The paper's setting for images of its size and set, ``tiny`` for the built-in digits.
 
     Raises:
         UserError: On images of another size.
@@ -128,7 +129,7 @@ def _setting_for(setting: str, options: Options) -> str:
     for name in (setting, TINY):
         domain = SETTINGS[name].domain
         if (*domain.grid, domain.channels) == options.shape:
-            return name
+            return SETTINGS[name].variants.get(options.data, name)
     wanted = " x ".join(map(str, (*SETTINGS[setting].domain.grid, SETTINGS[setting].domain.channels)))
     raise UserError(
         f"--data {options.data}: its images are of {' x '.join(map(str, options.shape))}, this experiment is for "

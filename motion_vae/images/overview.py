@@ -34,10 +34,13 @@ MOMENTS = 2
 """Running means that Adam keeps of every parameter's gradient."""
 GENERATOR_PARTS = ("generative", "decoder", "from_coordinates")
 """What methods call the networks from codes to images: the second and third are those of FSQ."""
-MEASURES = (
+SIZE_MEASURES = (
     Measure(key="recognition_parameters", title="recognition", digits=0),
     Measure(key="generator_parameters", title="generator with codes", digits=0),
     Measure(key="step_memory_mb", title="held by a step [MB]", digits=1),
+)
+MEASURES = (
+    *SIZE_MEASURES,
     Measure(key="peak_gpu_mb", title="GPU peak [MB]", digits=1),
     Measure(key="step_ms", title="step [ms]", digits=1),
     Measure(key="steps_per_minute", title="steps per minute", digits=0),
@@ -149,9 +152,19 @@ class CostJob(TrainingJob):
 def _sizes(trainer: Trainer) -> Result:
     """Parameters of both networks, and what weights, gradients, moments and the graph of a loss take."""
     model = trainer.model
-    recognition, generator = network_sizes(model)
     x = trainer.sampler.sample(trainer.config.batch, trainer.data_generator).to(trainer.device)
     kept = kept_bytes(lambda: model.loss(x, trainer.model_generator, progress=1.0).total, model.parameters())
+    return held_by_step(model, float(kept))
+
+
+def held_by_step(model: DiscreteAutoencoder, kept: float) -> Result:
+    """Count parameters, and add up the memory of a training step with Adam.
+
+    Args:
+        model: Its weights count with their gradients and two moments each.
+        kept: Bytes that the graph of a batch keeps.
+    """
+    recognition, generator = network_sizes(model)
     weights = sum(parameter.nbytes for parameter in model.parameters() if parameter.requires_grad)
     return {
         **describe_size(model),
@@ -172,7 +185,8 @@ NOTES = (
 )
 
 
-def _report(layout: TableLayout, options: Options, finished: Sequence[Finished], folder: Path) -> Report:
+def report_costs(layout: TableLayout, options: Options, finished: Sequence[Finished], folder: Path) -> Report:
+    """Lay the table out, with what it was measured on."""
     machines = sorted({str(one.result["machine"]) for one in finished})
     notes = (f"Measured on {'; '.join(machines)}, PyTorch {torch.__version__}", *layout.notes)
     return report_models(replace(layout, notes=notes), options, finished, folder)
@@ -180,13 +194,13 @@ def _report(layout: TableLayout, options: Options, finished: Sequence[Finished],
 
 def _overview(name: str, title: str, setting: str) -> Experiment:
     summary = f"DAPS, figures 16 to 18: parameters, memory and speed ({title})"
-    layout = TableLayout(title=summary, measures=MEASURES, paper={}, paper_data=setting, notes=NOTES)
+    layout = TableLayout(title=summary, measures=MEASURES, paper={}, paper_data=setting, notes=NOTES, held_out=False)
     return Experiment(
         name=name,
         summary=summary,
         data=setting,
         jobs=partial(model_jobs, ROWS, setting, False, CostJob),
-        report=partial(_report, layout),
+        report=partial(report_costs, layout),
     )
 
 

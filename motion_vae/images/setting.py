@@ -33,5 +33,7 @@ class ImageSetting:
     """By method: fields of the domain that differ."""
     optimisations: Mapping[str, Values] = field(default_factory=dict)
     """By method: fields of the optimisation that differ."""
+    variants: Mapping[str, str] = field(default_factory=dict)
+    """By data set with images of the same size: name of the setting that it takes instead."""
     base: str = "paper"
     """Preset for motion that gives all other fields."""

@@ -22,6 +22,8 @@ from motionlex.motion_vae.images.settings_others import (
     CIFAR10_RRVQ,
     CIFAR10_RRVQ32,
     MNIST_TUTORIAL,
+    SVHN_RRVQ,
+    SVHN_RRVQ32,
 )
 
 TINY = ImageSetting(
@@ -59,6 +61,8 @@ SETTINGS: Mapping[str, ImageSetting] = {
     "cifar10_gm_vq": CIFAR10_GM_VQ,
     "cifar10_rrvq32": CIFAR10_RRVQ32,
     "cifar10_rrvq": CIFAR10_RRVQ,
+    "svhn_rrvq32": SVHN_RRVQ32,
+    "svhn_rrvq": SVHN_RRVQ,
     "celeba64_rrvq": CELEBA64_RRVQ,
     "celeba128_gm_vq": CELEBA128_GM_VQ,
     "imagenet256": IMAGENET256,

@@ -51,6 +51,8 @@ class TableLayout:
     """Data set of the paper's values."""
     notes: tuple[str, ...] = ()
     """What a reader must know."""
+    held_out: bool = True
+    """Whether the numbers are of held-out images, which a note then counts."""
 
 
 def report_models(layout: TableLayout, options: Options, finished: Sequence[Finished], folder: Path) -> Report:
@@ -67,7 +69,8 @@ def report_models(layout: TableLayout, options: Options, finished: Sequence[Fini
     reduced += [f"Changed where a row has it: {change}" for change in options.changes]
     other = [] if options.data == layout.paper_data else ["Not the paper's images: its values are no comparison here"]
     notes = [*other, *reduced, *layout.notes]
-    notes.append(f"Held-out images: {finished[0].result['images']}, one stochastic code sequence each")
+    if layout.held_out:
+        notes.append(f"Held-out images: {finished[0].result['images']}, one stochastic code sequence each")
     notes.append("Mean ± half of the 95 % interval over seeds (Student's t); no interval for one seed")
     plain: dict[str, PlainValue] = {
         "title": layout.title,
@@ -93,7 +96,7 @@ def by_row(finished: Sequence[Finished]) -> dict[str, list[Finished]]:
 def _row(layout: TableLayout, name: str, group: Sequence[Finished]) -> dict[str, PlainValue]:
     cells: dict[str, PlainValue] = {}
     for measure in layout.measures:
-        found = [one.result[measure.key] for one in group]
+        found = [one.result.get(measure.key) for one in group]  # older jobs lack newer measures
         values = [float(value) for value in found if isinstance(value, (int, float))]
         mean, half = student_interval(values) if len(values) == len(group) else (None, None)
         paper = layout.paper.get(name, {}).get(measure.key)

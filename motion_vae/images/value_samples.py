@@ -5,17 +5,13 @@ from pathlib import Path
 
 from motionlex.motion_vae.images.jobs import Finished, Options
 from motionlex.motion_vae.images.model_experiments import Row, experiment
+from motionlex.motion_vae.images.run_curves import ETA, LOG_P, SPREAD, draw_training
 from motionlex.motion_vae.images.tables import BETA_ELBO, KL, LOG_LIKELIHOOD, PERPLEXITY, PSNR, by_row
 
 SAMPLES = (2, 4, 8, 16, 32)
 """K."""
 ESS_TARGET = 0.6
 """Above 1/K for every K here; the paper's 0.33 would have no meaning at K = 2."""
-CURVES = {
-    "train/log_p_nats": "log-likelihood in training [nat]",
-    "train/log_p_spread_nats": "its spread over the samples [nat]",
-    "train/eta": "temperature eta",
-}
 
 
 def _name(samples: int) -> str:
@@ -23,26 +19,8 @@ def _name(samples: int) -> str:
 
 
 def _draw(options: Options, finished: Sequence[Finished], folder: Path) -> list[Path]:
-    """Draw how training went with every number of samples, the first seed of each."""
-    from matplotlib.figure import Figure  # slow to import and wanted only here
-
-    from motionlex.motion_vae import figures
-
-    figure = Figure(figsize=(11.0, 3.4), dpi=figures.DPI, layout="constrained")
-    panels = figure.subplots(1, len(CURVES))
-    for name, group in by_row(finished).items():
-        found = figures.read_curves(group[0].folder / "tensorboard")
-        for axes, tag in zip(panels, CURVES):
-            if tag in found:
-                axes.plot(found[tag].steps, found[tag].values, linewidth=1.0, label=name)
-    for axes, title in zip(panels, CURVES.values()):
-        axes.set_title(title, fontsize=9)
-        axes.set_xlabel("step")
-        axes.grid(alpha=0.3)
-        if axes.get_legend_handles_labels()[0]:
-            axes.legend(fontsize=7)
-    figure.suptitle(options.title, fontsize=10)
-    return [figures.save(figure, folder / "value_samples.png")]
+    """Draw how training went with every number of samples."""
+    return [draw_training({"": by_row(finished)}, (LOG_P, SPREAD, ETA), options.title, folder / "value_samples.png")]
 
 
 VALUE_SAMPLES = experiment(
