@@ -157,8 +157,8 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
     except (zipfile.BadZipFile, ValueError, EOFError, AttributeError, TypeError, KeyError) as error:
         # numpy's own words advise to unpickle what it cannot read.
         raise UserError(
-            f"{path} is not an intact npz of plain arrays: it is damaged, another file, or holds Python objects, which are "
-            "not read, since unpickling runs code; make or fetch it again"
+            f"{path} is not an intact npz of plain arrays: it is damaged, another file, or holds Python objects, which "
+            "are not read, since unpickling runs code; make or fetch it again"
         ) from error
 
 

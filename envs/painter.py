@@ -67,6 +67,7 @@ def open_gl_context(width: int, height: int) -> GLContext | None:
         try:
             context = importlib.import_module(f"mujoco.{backend}").GLContext(width, height)
             context.make_current()
+            logger.info("pictures are rendered off screen by %s", {"egl": "EGL", "osmesa": "OSMesa"}[backend])
             return context
         except Exception as error:  # missing libraries show as many kinds of errors
             logger.debug("no %s: %s", backend, error)

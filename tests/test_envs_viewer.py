@@ -1,5 +1,7 @@
 """Videos show the robot, with and without OpenGL."""
 
+from types import SimpleNamespace
+
 import imageio.v2 as imageio
 import numpy as np
 import pytest
@@ -41,6 +43,43 @@ def test_video_shows_a_robot_that_moves(tmp_path, monkeypatch, backend):
     middle = frames[0][120:400, 240:400]
     assert (middle.min(axis=2) < 60).mean() > 0.01  # dark parts of the robot where it should stand
     assert list(tmp_path.iterdir()) == [tmp_path / "v.mp4"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "broken", "tried", "said"),
+    [
+        ("", (), ["egl"], "rendered off screen by EGL"),
+        ("", ("egl",), ["egl", "osmesa"], "rendered off screen by OSMesa"),
+        ("osmesa", (), ["osmesa"], "rendered off screen by OSMesa"),
+        ("", ("egl", "osmesa"), ["egl", "osmesa"], ""),
+        ("off", (), [], ""),
+    ],
+)
+def test_egl_comes_before_osmesa(monkeypatch, caplog, asked, broken, tried, said):
+    """Libraries that are there or not; what is used is said."""
+    seen = []
+
+    class Context:
+        def make_current(self):
+            pass
+
+        def free(self):
+            pass
+
+    def load(name):
+        backend = name.removeprefix("mujoco.")
+        seen.append(backend)
+        if backend in broken:
+            raise ImportError(f"no lib{backend}")
+        return SimpleNamespace(GLContext=lambda width, height: Context())
+
+    monkeypatch.setenv("MUJOCO_GL", asked)
+    monkeypatch.setattr(painter, "_forget_opengl", lambda: None)
+    monkeypatch.setattr(painter.importlib, "import_module", load)
+    with caplog.at_level("INFO"):
+        context = painter.open_gl_context(64, 64)
+    monkeypatch.undo()
+    assert seen == tried and (context is not None) == bool(said) and said in caplog.text
 
 
 def test_projection_of_a_point_by_hand():

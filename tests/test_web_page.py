@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import time
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -84,6 +85,17 @@ class Page(Wire):
         time.sleep(0.2)  # viser sends one message in 50 ms: Enter any sooner would overtake the text
         for kind in ("keyDown", "keyUp"):
             self.do("Input.dispatchKeyEvent", type=kind, key="Enter", code="Enter", windowsVirtualKeyCode=13, text="\r")
+
+    def reload(self):
+        """Load the page anew, as F5 does, and wait until it says what it said before."""
+        before = self.text()
+        self.do("Page.reload")
+
+        def back():
+            with suppress(AssertionError):  # between two documents there is nobody to ask
+                return self.get("window.marked !== true") and self.text() == before
+
+        patiently(back)
 
     def press(self, label):
         found = f"[...document.querySelectorAll('button')].find(b => b.innerText.trim() === {json.dumps(label)})"
@@ -162,6 +174,19 @@ def test_a_prompt_that_is_typed_in_the_page_moves_the_robot(chromium, running):
     assert stack.time == 0.0
     second.press("Go on")
     patiently(lambda: stack.time > 0.0)
+
+    second.type("wave")  # both may talk
+    patiently(lambda: "'wave' is nearest to wave" in first.text())
+    assert stack.commands[-1].text == "wave"
+
+    first.press("Pause")  # nothing more is said meanwhile
+    patiently(lambda: "Go on" in first.get("document.body.innerText"))
+    first.get("window.marked = true")
+    first.reload()
+    first.press("Go on")
+    first.type("bow")
+    patiently(lambda: stack.commands and stack.commands[-1].text == "bow")
+    patiently(lambda: "'bow' is nearest to" in second.text())
 
 
 def test_a_page_that_cannot_be_served_is_a_users_mistake_and_wakes_nobody():
