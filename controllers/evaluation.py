@@ -14,6 +14,7 @@ from motionlex.controllers.bundle import Bundle
 from motionlex.controllers.code_sampling import SamplingConfig
 from motionlex.controllers.conditions import WINDOW
 from motionlex.controllers.episode import heading_change_deg, speeds
+from motionlex.controllers.evaluation_paths import TURNS, WALKING_MPS, WORDS, arc_path, path_report, plan_path
 from motionlex.controllers.evaluation_scores import Jury, Value, clip_of, score_takes, share
 from motionlex.controllers.evaluation_takes import SETTLE_S, Take, cut_takes, paired_takes
 from motionlex.controllers.latent_data import REPLAN_FRAMES
@@ -177,12 +178,13 @@ def plan_motion(planner: Planner, text: torch.Tensor, seconds: float, hz: float)
 
 
 def evaluate_generated(bundle: Bundle, jury: Jury, encode: TextFunction, config: EvaluationConfig) -> dict[str, Value]:
-    """Judge plans of held-out prompts, before any physics."""
+    """Judge plans of held-out prompts and along desired paths, before any physics."""
     robot = get_robot(bundle.meta.robot)
     hz = bundle.meta.hz
     start = np.concatenate([[0.0, 0.0, robot.standing_height, 1.0, 0.0, 0.0, 0.0], robot.default_pose])
+    kinematics = ForwardKinematics(robot)
     planner = Planner(
-        bundle.autoencoder, bundle.latent_policy, ForwardKinematics(robot),
+        bundle.autoencoder, bundle.latent_policy, kinematics,
         hz=hz, sampling=SamplingConfig(**bundle.meta.sampling), generator=torch.Generator().manual_seed(config.seed),
     )  # fmt: skip
     prompts = choose_prompts(jury.judge.labels, config.prompts_per_action)
@@ -193,7 +195,13 @@ def evaluate_generated(bundle: Bundle, jury: Jury, encode: TextFunction, config:
         qpos = plan_motion(planner, encode([caption])[0], seconds, hz)
         takes.append(Take(action=action, name=caption, clip=clip_of(caption, qpos, hz), settle_s=SETTLE_S))
         progress.advance()
+    followed = []
+    for turn in TURNS * config.path_repeats:
+        planner.reset(start)
+        path = arc_path(WALKING_MPS, turn, config.path_s).limited(bundle.autoencoder.statistics)
+        followed.append(plan_path(planner, kinematics, path, encode([WORDS])[0], config.path_s))
     return {
+        "paths": path_report(followed, [False] * len(followed), hz, seed=config.seed),
         **prompt_scores([(take.action, jury.recognise(take)) for take in takes], jury.judge, config.seed),
         "measurements": mean_measurements([(take.action, basic_measurements(take.clip.qpos, hz)) for take in takes]),
         "scores": score_takes(jury, takes),

@@ -88,7 +88,8 @@ def markdown(report: Row, figures: Sequence[str] = ()) -> str:
         *_attribution(report),
     ]
     simulated = section(report, "simulated")
-    lines += [*_prompts(simulated), *_paths(simulated), *_sensitivity(simulated), *_switches(simulated)]
+    lines += [*_prompts(simulated), *_paths(simulated, section(report, "generated"))]
+    lines += [*_sensitivity(simulated), *_switches(simulated)]
     lines += _tracking(section(report, "tracking"))
     for name in figures:
         lines += [f"![{name.removesuffix('.png')}]({name})", ""]
@@ -157,12 +158,13 @@ def accuracy_of(stage: Row) -> Row:
     return {"mean": stage.get("paraphrase_accuracy"), "interval_95": stage.get("paraphrase_accuracy_interval_95")}
 
 
-def _paths(simulated: Row) -> list[str]:
+def _paths(simulated: Row, generated: Row) -> list[str]:
     paths = section(simulated, "paths")
     if not paths:
         return []
     settled, silent = section(paths, "settled"), section(simulated, "paths_without_words")
     distance = cell(section(silent, "settled").get("path_error_m"), 1.0, 3)
+    planned = section(section(generated, "paths"), "settled")
     rows = [
         ("path error [m]", "path_error_m", 3),
         ("heading error [deg]", "heading_error_deg", 1),
@@ -171,9 +173,12 @@ def _paths(simulated: Row) -> list[str]:
     return [
         "## Commanded paths",
         "",
-        f"| | whole time | from {paths['from_s']:g} s on |",
-        "|---|---|---|",
-        *(f"| {title} | {cell(paths.get(key), 1.0, n)} | {cell(settled.get(key), 1.0, n)} |" for title, key, n in rows),
+        f"| | whole time | from {paths['from_s']:g} s on | the same of plans without physics |",
+        "|---|---|---|---|",
+        *(
+            f"| {title} | " + " | ".join(cell(found.get(key), 1.0, n) for found in (paths, settled, planned)) + " |"
+            for title, key, n in rows
+        ),
         "",
         f"{paths.get('paths')} paths, falls: {paths.get('falls')} (they count). By path: median "
         f"{cell(settled.get('median_m'), 1.0, 3)} m, {cell(settled.get('close'), 100.0, 1)} % within "

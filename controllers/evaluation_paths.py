@@ -1,4 +1,4 @@
-"""Commanded paths of the centre of mass, followed in simulation and measured after physics."""
+"""Commanded paths of the centre of mass, followed by plans without physics, and by the simulated robot."""
 
 from __future__ import annotations
 
@@ -6,12 +6,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 
 import numpy as np
+from jaxtyping import Float
+from torch import Tensor
 
 from motionlex.controllers.com_path import ComPath
 from motionlex.controllers.evaluation_scores import Value, mean_row, share
 from motionlex.controllers.following import Followed, path_errors
+from motionlex.controllers.latent_data import REPLAN_FRAMES
+from motionlex.controllers.path_leading import leading_path
+from motionlex.controllers.placement import Placement
+from motionlex.controllers.planner import Planner
 from motionlex.controllers.progress import ProgressLine
 from motionlex.controllers.stack import Stack
+from motionlex.controllers.stack_state import StackConfig
+from motionlex.data import quaternion
+from motionlex.data.kinematics import ForwardKinematics
 
 SETTLED_S = 4.0
 """Time on a path from which it must be followed closely [s]: before, the robot starts to walk and joins it."""
@@ -61,6 +70,38 @@ def follow_path(stack: Stack, path: ComPath, text: str | None, seconds: float) -
         measured_yaw=table[:, 2],
         wanted_xy=table[:, 3:5],
         wanted_yaw=table[:, 5] if path.has_yaw else None,
+    )
+
+
+def plan_path(
+    planner: Planner, kinematics: ForwardKinematics, path: ComPath, text: Float[Tensor, "piece width"], seconds: float
+) -> Followed:
+    """Let a plan follow a path without physics, as the stack would lead it if the robot were where it is planned.
+
+    Args:
+        planner: At its start, at the origin in heading 0.
+        kinematics: Of the robot.
+        path: Desired path.
+        text: Embedding of what is told beside.
+        seconds: For how long, in whole segments [s].
+    """
+    origin, hz, home = planner.com.copy(), planner.hz, Placement(xy=np.zeros(2), yaw=0.0)
+    parts = []
+    for number in range(round(seconds * hz / REPLAN_FRAMES)):
+        now, pose = number * REPLAN_FRAMES / hz, (planner.com, planner.anchor[1])
+        wanted = leading_path(
+            path, now_s=now, start_s=now, hz=hz, origin=origin, robot=pose, plan=pose, placement=home,
+            config=StackConfig(),
+        )  # fmt: skip
+        parts.append(planner.replan(text, wanted).qpos[1 : REPLAN_FRAMES + 1])
+        planner.commit(REPLAN_FRAMES)
+    qpos = np.concatenate(parts)
+    xy, yaw = path.at(np.arange(1, len(qpos) + 1) / hz)
+    return Followed(
+        measured_xy=kinematics(qpos).com[:, :2],
+        measured_yaw=quaternion.yaw(qpos[:, 3:7]),
+        wanted_xy=xy + origin,
+        wanted_yaw=yaw if path.has_yaw else None,
     )
 
 

@@ -84,6 +84,11 @@ class Planner:
         self._running: tuple[np.ndarray, Segment] | None = None
 
     @property
+    def hz(self) -> float:
+        """Rate of the plan [Hz]."""
+        return self._hz
+
+    @property
     def com(self) -> Float[np.ndarray, " 2"]:
         """Planned centre of mass at the latest frame [m], plan frame."""
         return self._com[-1]

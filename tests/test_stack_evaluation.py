@@ -4,12 +4,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from motionlex.controllers import evaluation, evaluation_scores
 from motionlex.controllers.actuation import MotorWatch
 from motionlex.controllers.benchmark import benchmark_loop
 from motionlex.controllers.bundle import load_bundle
-from motionlex.controllers.evaluation_paths import arc_path, later, path_report
+from motionlex.controllers.code_sampling import SamplingConfig
+from motionlex.controllers.evaluation_paths import arc_path, later, path_report, plan_path
 from motionlex.controllers.evaluation_prompts import FOREIGN, empty_text, exchange, foreign_text, shuffled_text
 from motionlex.controllers.evaluation_rollouts import Stacks, perform
 from motionlex.controllers.evaluation_scores import FALLEN, Jury, clip_of, recall, score_takes, share
@@ -25,9 +27,11 @@ from motionlex.controllers.motion_classifier import (
     label_windows,
     measure,
 )
+from motionlex.controllers.planner import Planner, Segment
 from motionlex.data import quaternion
 from motionlex.data.clip import LabelSpan, MotionClip
 from motionlex.data.errors import UserError
+from motionlex.data.kinematics import ForwardKinematics
 from motionlex.data.robots import get_robot
 
 HZ = 50.0
@@ -183,7 +187,6 @@ def test_the_loop_benchmark_measures_segments_with_a_path_on_request(tiny_bundle
 
 def test_a_perfect_autoencoder_gives_the_clip_back_wherever_it_turns():
     """Codes that name segments exactly: chaining, placing and integrating must lose nothing but the trapezoid rule."""
-    import torch
 
     from motionlex.data.kinematics import ForwardKinematics
     from motionlex.data.segments import SegmentSource
@@ -325,6 +328,38 @@ def test_path_errors_from_four_seconds_on():
     assert worse["settled"]["close"]["mean"] == pytest.approx(2 / 3)
     low, high = worse["settled"]["path_error_interval_95"]
     assert low == 0.0 and high == pytest.approx(0.9)
+
+
+def test_a_plan_that_does_what_it_is_shown_is_on_its_path(tiny_bundle, monkeypatch):
+    """Segments that stand stiffly and move exactly as the desired path says: no error but while the path changes."""
+    bundle, robot = load_bundle(tiny_bundle), get_robot("h1")
+    kinematics = ForwardKinematics(robot)
+    planner = Planner(
+        bundle.autoencoder, bundle.latent_policy, kinematics,
+        hz=HZ, sampling=SamplingConfig(), generator=torch.Generator(),
+    )  # fmt: skip
+    standing = np.concatenate(([0.0, 0.0, robot.standing_height, 1.0, 0.0, 0.0, 0.0], robot.default_pose))
+    planner.reset(standing)
+    offset = planner.com.copy()
+
+    def obedient(text, path):
+        qpos = np.tile(standing, (32, 1))
+        qpos[0, :2] = planner.com - offset
+        qpos[1:, :2] = path.xy[:31] - offset
+        planner.last = qpos
+        return Segment(codes=np.zeros(64, dtype=np.int64), qpos=qpos, qvel=np.zeros((32, 25)))
+
+    def commit(executed):
+        planner._com = kinematics(planner.last[: executed + 1]).com[:, :2]
+
+    monkeypatch.setattr(planner, "replan", obedient)
+    monkeypatch.setattr(planner, "commit", commit)
+    path = arc_path(0.6, 0.0, 8.0)
+    followed = plan_path(planner, kinematics, path, torch.zeros(1, 384), 8.0)
+    assert len(followed.measured_xy) == 400
+    np.testing.assert_allclose(followed.measured_xy, followed.wanted_xy, atol=1e-9)
+    np.testing.assert_allclose(followed.wanted_xy[-1] - offset, [0.6 * 7.0, 0.0], atol=1e-9)
+    np.testing.assert_array_equal(followed.measured_yaw, 0.0)
 
 
 def test_a_motor_watch_measures_what_a_replay_measures(stacks):
