@@ -8,8 +8,9 @@ Under torchrun every rank has robots and a memory of its own; gradients are aver
 from __future__ import annotations
 
 import logging
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -73,73 +74,128 @@ def teacher_actions(
     return np.clip((target - task.robot.default_pose) / task.config.absolute_scale, -limit, limit)
 
 
-def distil(
-    student: LowLevelPolicy,
-    teacher: LowLevelPolicy,
-    env: BatchedTracking,
-    config: DistillationConfig,
-    generator: torch.Generator,
-    *,
-    precision: Precision = "float32",
-    done: int = 0,
-    on_progress: Callable[[int], None] | None = None,
-) -> dict[str, float]:
-    """Train the student's actor in place.
+class Distillation:
+    """A student that learns from a teacher, with everything that determines its future."""
 
-    Args:
-        student: Latent policy.
-        teacher: Policy of goal reference or decoded at the same rate and control.
-        env: The student's environment.
-        config: How to learn.
-        generator: Source of driving noise and of mini-batches.
-        precision: Arithmetic of the matrix products in the updates.
-        done: Control steps that were done before; the rest follows (with an empty memory and a fresh optimiser).
-        on_progress: Called after every horizon with the control steps done.
+    def __init__(
+        self,
+        student: LowLevelPolicy,
+        teacher: LowLevelPolicy,
+        env: BatchedTracking,
+        config: DistillationConfig,
+        generator: torch.Generator,
+        *,
+        precision: Precision = "float32",
+    ) -> None:
+        """Begin with an empty memory.
 
-    Returns:
-        ``distillation_loss`` (mean squared action error) and ``distillation_episode_s``.
+        Args:
+            student: Latent policy, whose actor is trained in place.
+            teacher: Policy of goal reference or decoded at the same rate and control.
+            env: The student's environment.
+            config: How to learn.
+            generator: Source of driving noise and of mini-batches.
+            precision: Arithmetic of the matrix products in the updates.
 
-    Raises:
-        UserError: If teacher or task do not fit.
-    """
-    task, ranks = env.task, distributed.world_size()
-    check_teacher(teacher, task)
-    device = student.log_std.device
-    memory = _Memory(config.memory, task.policy_size, task.actions, device)
-    parameters = [*student.actor.parameters(), *(student.codes.parameters() if student.codes is not None else ())]
-    optimizer = torch.optim.Adam(parameters, lr=config.rate)
-    observation, lengths, loss, first = env.reset(), [0.0], 0.0, done
-    begin = shown = time.perf_counter()
-    while done < config.steps:
+        Raises:
+            UserError: If teacher or task do not fit.
+        """
+        check_teacher(teacher, env.task)
+        self.student, self.teacher, self.env, self.config = student, teacher, env, config
+        self.done = 0
+        """Control steps so far, over all robots."""
+        self._generator, self._precision, self._device = generator, precision, student.log_std.device
+        self._memory = _Memory(config.memory, env.task.policy_size, env.task.actions, self._device)
+        learning = [*student.actor.parameters(), *(student.codes.parameters() if student.codes is not None else ())]
+        self._optimizer = torch.optim.Adam(learning, lr=config.rate)
+        self._lengths, self._loss = [0.0], 0.0
+
+    def run(self, on_progress: Callable[[], None] | None = None) -> dict[str, float]:
+        """Learn until ``config.steps`` control steps are done.
+
+        Args:
+            on_progress: Called after every horizon; :meth:`state` is then what a resume needs.
+
+        Returns:
+            ``distillation_loss`` (mean squared action error) and ``distillation_episode_s``.
+        """
+        config, first = self.config, self.done
+        observation = self.env.observe() if self.done else self.env.reset()
+        begin = shown = time.perf_counter()
+        while self.done < config.steps:
+            observation = self._drive(observation)
+            self._learn()
+            if on_progress is not None:
+                on_progress()
+            if time.perf_counter() - shown > 10.0 and distributed.rank() == 0:
+                shown = time.perf_counter()
+                logger.info(
+                    "distilling: step %.3fM of %.3fM, %.0f steps/s, loss %.4f, episode %.2f s",
+                    *(self.done / 1e6, config.steps / 1e6, (self.done - first) / (shown - begin), self._loss),
+                    float(np.mean(self._lengths)),
+                )
+        return {"distillation_loss": self._loss, "distillation_episode_s": float(np.mean(self._lengths))}
+
+    def state(self, *, memory: bool = True) -> dict[str, object]:
+        """Return what determines the future: of the student, of this process's robots and generators, and the memory.
+
+        Args:
+            memory: Whether the memory goes with it; nobody needs it once the imitation is over.
+        """
+        return {
+            "done": self.done,
+            "lengths": self._lengths,
+            "loss": self._loss,
+            "student": self.student.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "torch_generator": self._generator.get_state(),
+            "numpy_generator": self.env.generator.bit_generator.state,
+            "env": {name: torch.from_numpy(np.array(value)) for name, value in self.env.snapshot().items()},
+            "memory": self._memory.state() if memory else None,
+        }
+
+    def restore(self, state: Mapping[str, object]) -> None:
+        """Take back what :meth:`state` gave.
+
+        Raises:
+            KeyError: If something is missing.
+            RuntimeError: If the networks have other sizes.
+            ValueError: If robots, motions or the memory have.
+        """
+        self.done, self._lengths, self._loss = state["done"], list(state["lengths"]), state["loss"]
+        self.student.load_state_dict(state["student"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._generator.set_state(state["torch_generator"])
+        self.env.generator.bit_generator.state = state["numpy_generator"]
+        self.env.restore({name: value.numpy() for name, value in state["env"].items()})
+        if state["memory"] is not None:
+            self._memory.restore(state["memory"])
+
+    def _drive(self, observation: Float[np.ndarray, "env feature"]) -> Float[np.ndarray, "env feature"]:
+        """Let the student (at first: the teacher) drive for one horizon and ask the teacher on the way."""
+        task, config, student = self.env.task, self.config, self.student
         for _ in range(config.horizon):
-            label = teacher_actions(teacher, task, observation)
-            memory.add(observation[:, : task.policy_size], label)
-            student.update_normaliser(torch.as_tensor(observation, device=device))
-            driven = label if done < config.teacher_share * config.steps else student.act(observation)
-            noise = torch.randn(driven.shape, generator=generator, device=generator.device).cpu().numpy()
-            observation, _, _, infos = env.step(driven + config.noise * noise)
-            lengths += [info["episode"]["l"] / task.config.hz for info in infos if info]
-            done += env.num_envs * ranks
-        fraction = min(done / config.steps, 1.0)
-        optimizer.param_groups[0]["lr"] = config.rate * (0.1 + 0.45 * (1.0 + np.cos(np.pi * fraction)))
-        loss = float(
-            np.mean(
-                [
-                    _update(student, optimizer, *memory.draw(config.minibatch // ranks, generator), precision)
-                    for _ in range(config.updates)
-                ]
-            )
-        )
-        lengths = lengths[-1000:]
-        if on_progress is not None:
-            on_progress(done)
-        if time.perf_counter() - shown > 10.0 and distributed.rank() == 0:
-            shown = time.perf_counter()
-            logger.info(
-                "distilling: step %.3fM of %.3fM, %.0f steps/s, loss %.4f, episode %.2f s",
-                done / 1e6, config.steps / 1e6, (done - first) / (shown - begin), loss, float(np.mean(lengths)),
-            )  # fmt: skip
-    return {"distillation_loss": loss, "distillation_episode_s": float(np.mean(lengths))}
+            label = teacher_actions(self.teacher, task, observation)
+            self._memory.add(observation[:, : task.policy_size], label)
+            student.update_normaliser(torch.as_tensor(observation, device=self._device))
+            driven = label if self.done < config.teacher_share * config.steps else student.act(observation)
+            noise = torch.randn(driven.shape, generator=self._generator, device=self._generator.device).cpu().numpy()
+            observation, _, _, infos = self.env.step(driven + config.noise * noise)
+            self._lengths += [info["episode"]["l"] / task.config.hz for info in infos if info]
+            self.done += self.env.num_envs * distributed.world_size()
+        self._lengths = self._lengths[-1000:]
+        return observation
+
+    def _learn(self) -> None:
+        """Take the gradient steps of one horizon."""
+        config = self.config
+        fraction, count = min(self.done / config.steps, 1.0), config.minibatch // distributed.world_size()
+        self._optimizer.param_groups[0]["lr"] = config.rate * (0.1 + 0.45 * (1.0 + math.cos(math.pi * fraction)))
+        losses = []
+        for _ in range(config.updates):
+            drawn = self._memory.draw(count, self._generator)
+            losses.append(_update(self.student, self._optimizer, *drawn, self._precision))
+        self._loss = float(np.mean(losses))
 
 
 def check_teacher(teacher: LowLevelPolicy, task: TrackingTask) -> None:
@@ -190,6 +246,16 @@ class _Memory:
         self._observation[rows], self._label[rows] = observation, label
         self._next = (self._next + len(observation)) % len(self._label)
         self._filled = min(self._filled + len(observation), len(self._label))
+
+    def state(self) -> dict[str, object]:
+        """Return what is held; up to ``size`` rows of (features + actions) numbers in single precision."""
+        held = self._observation[: self._filled], self._label[: self._filled]
+        return {"next": self._next, "observation": torch.from_numpy(held[0]), "label": torch.from_numpy(held[1])}
+
+    def restore(self, state: Mapping[str, object]) -> None:
+        self._next, self._filled = state["next"], len(state["label"])
+        self._observation[: self._filled] = state["observation"].numpy()
+        self._label[: self._filled] = state["label"].numpy()
 
     def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         rows = torch.randint(self._filled, (count,), generator=generator, device=generator.device).cpu().numpy()

@@ -12,11 +12,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from motionlex.controllers.distillation import DistillationConfig, check_teacher, distil
+from motionlex.controllers.distillation import check_teacher
 from motionlex.controllers.generated_library import load_generated
 from motionlex.controllers.low_level_config import LowLevelConfig, resolve_config
 from motionlex.controllers.low_level_flags import LowLevelFlags
-from motionlex.controllers.low_level_policy import LowLevelPolicy, read_weights
+from motionlex.controllers.low_level_imitation import forget_imitation, imitate
+from motionlex.controllers.low_level_policy import LowLevelPolicy
 from motionlex.controllers.low_level_resume import check_inputs, progress_plan, resumed
 from motionlex.controllers.low_level_run import (
     evaluated,
@@ -26,7 +27,7 @@ from motionlex.controllers.low_level_run import (
     write_new,
     write_resumed,
 )
-from motionlex.controllers.low_level_scores import score_policy
+from motionlex.controllers.low_level_scores import Scorer
 from motionlex.controllers.low_level_seeds import seed_of, torch_seed_of
 from motionlex.controllers.low_level_setup import (
     build_policy,
@@ -39,18 +40,14 @@ from motionlex.controllers.low_level_state import RunCallback, load_training_sta
 from motionlex.controllers.ppo import TrackingPPO
 from motionlex.controllers.ppo_config import native_precision
 from motionlex.data.errors import UserError, check_number, check_seed
-from motionlex.data.storage import write_json
 from motionlex.envs.batched import BatchedTracking
-from motionlex.envs.checks import available_cores
+from motionlex.envs.checks import available_cores, check_crowding
 from motionlex.envs.task import TrackingTask
 from motionlex.motion_vae import checkpoint, distributed
 from motionlex.motion_vae.registry import PlainValue
 from motionlex.motion_vae.trainer import resolve_device
 
 logger = logging.getLogger(__name__)
-IMITATION_FILE = "imitation.json"
-IMITATED_NOISE = 0.05
-"""Standard deviation [rad] of the servo targets with which PPO continues after imitation."""
 CRITIC_FIRST = 40
 """Updates after imitation in which only the critic learns."""
 
@@ -77,8 +74,11 @@ def train_low_level(flags: LowLevelFlags) -> dict[str, PlainValue]:
     check_seed(flags.seed)
     device = resolve_device(flags.device)
     ranks = distributed.launched_ranks()
-    threads = flags.threads or int(os.environ.get("OMP_NUM_THREADS") or 0) or max(1, available_cores() // ranks)
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", ranks))  # those of this machine
+    threads = flags.threads or int(os.environ.get("OMP_NUM_THREADS") or 0) or max(1, available_cores() // here)
     torch.set_num_threads(threads)
+    if here > 1 and distributed.launched_rank() == 0:
+        check_crowding(here, threads)
     backend = flags.backend if flags.resume is None else load_low_level_config(flags.resume).backend
     with distributed.process_group(device):
         if backend == "warp":
@@ -135,49 +135,6 @@ def _create(flags: LowLevelFlags, device: str, threads: int) -> dict[str, PlainV
     return _run(flags, config, model, folder, write_new(folder, config, policy, facts), threads)
 
 
-def _imitate(config: LowLevelConfig, model: TrackingPPO, folder: Path, checkpoint_s: float) -> float:
-    """Let the policy learn from the teacher, then leave it with the small noise that suits a trained policy.
-
-    The policy is saved on the way; a broken imitation continues from there (PPO's part resumes exactly, this does not).
-
-    Returns:
-        How long it took [s], in all its parts.
-    """
-    path = folder / IMITATION_FILE
-    state = checkpoint.read_json(path) if path.is_file() else {"steps": 0}
-    done, earlier, policy = int(str(state["steps"])), float(str(state.get("seconds", 0.0))), model.policy.network
-    if done:
-        policy.load_state_dict(read_weights(folder / checkpoint.WEIGHTS_FILE))
-    if done >= config.distill_steps:
-        return earlier
-    begin = saved = time.perf_counter()
-
-    def save(steps: int) -> None:
-        nonlocal saved
-        if distributed.rank() == 0 and time.perf_counter() - saved > checkpoint_s and steps < config.distill_steps:
-            saved = time.perf_counter()
-            policy.save(folder)
-            write_json(path, {"steps": steps, "seconds": earlier + saved - begin})
-
-    recipe, teacher = DistillationConfig(steps=config.distill_steps), LowLevelPolicy.load(Path(str(config.teacher)))
-    scores = distil(
-        policy,
-        teacher,
-        model.env,
-        recipe,
-        model.generator,
-        precision=config.ppo.precision,
-        done=done,
-        on_progress=save,
-    )
-    policy.log_std.data.fill_(float(np.log(IMITATED_NOISE / config.task.absolute_scale)))
-    seconds = earlier + time.perf_counter() - begin
-    if distributed.rank() == 0:
-        policy.save(folder)
-        write_json(path, {"steps": config.distill_steps, "seconds": seconds, **scores})
-    return seconds
-
-
 def _resume(flags: LowLevelFlags, folder: Path, device: str, threads: int) -> dict[str, PlainValue]:
     config, meta = resumed(flags, folder)
     library, digest = load_library(config, flags.data_root)
@@ -213,18 +170,17 @@ def _run(
 ) -> dict[str, PlainValue]:
     """Train to ``config.steps``, save, evaluate and summarise."""
     begin, done = time.perf_counter(), model.steps
-    if config.teacher is not None and done == 0:
-        meta = {**meta, "seconds": _imitate(config, model, folder, flags.checkpoint_s)}
+    if config.teacher is not None and not (folder / checkpoint.STATE_FILE).is_file():  # PPO has no checkpoint yet
+        meta = {**meta, "seconds": imitate(config, model, folder, flags.checkpoint_s)}
     progress, meta = progress_plan(flags, config, meta)
 
     together = min(threads * model.ranks, available_cores())  # the other ranks wait meanwhile
 
-    def score(trained: TrackingPPO) -> dict[str, float]:
-        return score_policy(trained.env.task, trained.policy.network, config, together)
-
-    callback = RunCallback(folder, meta, progress, score)
+    score = Scorer(model.env.task, config, together)
+    callback = RunCallback(folder, meta, progress, lambda trained: score(trained.policy.network))
     left = -(-(config.steps - done) // model.ranks)
     model.learn(left, callback=callback, reset_num_timesteps=False, log_interval=1 << 30)
+    forget_imitation(folder)
     seconds = time.perf_counter() - begin
     metrics: dict[str, PlainValue] = dict(callback.metrics)
     if flags.evaluate and distributed.rank() == 0:

@@ -61,7 +61,8 @@ class LowLevelFlags:
     init: Path | None = None
     """Run or policy folder whose weights (normaliser included) are the start."""
     teacher: Path | None = None
-    """Run of goal reference or decoded that a latent policy imitates (DAgger) before PPO begins."""
+    """Run of goal reference or decoded that a latent policy imitates (DAgger) before PPO begins. Checkpoints on the way
+    hold up to 235 MB per process (the memory of 400,000 states), which go when PPO has begun."""
     distill_steps: int | None = None
     """Control steps of that imitation; None takes 2,000,000."""
     seed: int = 0
@@ -76,8 +77,8 @@ class LowLevelFlags:
     checkpoint_s: float = 180.0
     """Seconds between two checkpoints."""
     evaluate_every: int | None = None
-    """Control steps between two scores of the policy without noise, 0 for none; None: as the run to resume has it, else
-    150,000 with --target-success."""
+    """Control steps between two scores (success, error) of the policy without noise, 0 for none; None: as the run to
+    resume has it, else 150,000 with --target-success and a twentieth of --steps, at least 250,000, without."""
     target_success: float | None = None
     """Stop once this success rate is reached in three scores in a row; None: as the resumed run has it, else never."""
     set: tuple[str, ...] = ()

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 from motionlex.controllers.low_level_config import LowLevelConfig
 from motionlex.controllers.low_level_flags import LowLevelFlags
 from motionlex.controllers.low_level_setup import load_low_level_config
-from motionlex.controllers.low_level_state import SCORE_EVERY, Progress
+from motionlex.controllers.low_level_state import (
+    PLAIN_SCORE_EVERY,
+    PLAIN_SCORES,
+    SCORE_EVERY,
+    Progress,
+)
 from motionlex.data.errors import UserError
 from motionlex.envs.randomisation import Preset, Randomisation
 from motionlex.motion_vae import checkpoint
 from motionlex.motion_vae.registry import PlainValue
 
+_SETTLED = {f"task.{name}" for name in ("integrator", "solver", "cone", "tolerance")}
+"""Settings that older versions had no name for, but today's defaults as their only value."""
 _PRESETS: tuple[Preset, ...] = ("none", "light", "heavy")
 
 
@@ -25,9 +32,18 @@ def resumed(flags: LowLevelFlags, folder: Path) -> tuple[LowLevelConfig, dict[st
         UserError: If the folder is no run, or a flag contradicts it.
     """
     config = load_low_level_config(folder)
-    checkpoint.check_complete(config, folder)
+    if not _leaves(asdict(config)) - _leaves(checkpoint.read_json(folder / checkpoint.CONFIG_FILE)) <= _SETTLED:
+        checkpoint.check_complete(config, folder)
     check_unchanged(flags, config)
     return replace(config, steps=flags.steps or config.steps), checkpoint.read_json(folder / checkpoint.META_FILE)
+
+
+def _leaves(values: Mapping[str, object], prefix: str = "") -> set[str]:
+    """Return the dotted paths of all settings."""
+    found: set[str] = set()
+    for name, value in values.items():
+        found |= _leaves(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name}
+    return found
 
 
 def check_unchanged(flags: LowLevelFlags, config: LowLevelConfig) -> None:
@@ -94,6 +110,8 @@ def progress_plan(
 ) -> tuple[Progress, dict[str, PlainValue]]:
     """Say when a run is saved, scored and stopped: as the flags ask, else as the run had it.
 
+    A new run that is told nothing is scored every twentieth of its steps, but not more often than every 250,000.
+
     Returns:
         The plan, and ``meta`` with what a resume is to keep of it.
     """
@@ -101,6 +119,8 @@ def progress_plan(
     target = meta.get("target_success") if flags.target_success is None else flags.target_success
     if every is None and target is not None:
         every = SCORE_EVERY
+    elif every is None and flags.resume is None:
+        every = max(PLAIN_SCORE_EVERY, config.steps // PLAIN_SCORES)
     plan = Progress(
         total=config.steps,
         checkpoint_s=flags.checkpoint_s,

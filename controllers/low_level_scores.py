@@ -7,13 +7,37 @@ from motionlex.controllers.low_level_config import LowLevelConfig
 from motionlex.controllers.low_level_policy import LowLevelPolicy
 from motionlex.controllers.low_level_setup import build_task, fresh_codes
 from motionlex.envs.joining import first_part
+from motionlex.envs.reference import CommandSource
 from motionlex.envs.task import TrackingTask
 
 
-def score_policy(task: TrackingTask, policy: LowLevelPolicy, config: LowLevelConfig, threads: int) -> dict[str, float]:
-    """Score the deterministic policy on few rollouts of the data set's motions, with the task's start noise."""
-    library, command = first_part(task.library, task.command)
-    return quick_score(policy, library, command, robot=task.robot, config=config.task, threads=threads)
+class Scorer:
+    """Scores a policy now and then while it is trained, on few rollouts: always the same starts, noise and codes."""
+
+    def __init__(self, task: TrackingTask, config: LowLevelConfig, threads: int) -> None:
+        """Note what to score; the codes are drawn at the first score.
+
+        Args:
+            task: Of the training, with its library on the CPU.
+            config: The run.
+            threads: Physics threads.
+        """
+        self._task, self._config, self._threads = task, config, threads
+        self._command: CommandSource | None = None
+
+    def __call__(self, policy: LowLevelPolicy) -> dict[str, float]:
+        """Score the deterministic policy on the data set's motions, with the task's start noise.
+
+        The codes are a draw of their own, which neither training nor the evaluation at the end sees.
+        """
+        config = self._config
+        library, _ = first_part(self._task.library, self._task.command)
+        if self._command is None:
+            seed = fresh_codes(config.seed, "scores")
+            self._command = build_task(config, library, "cpu", code_seed=seed)[0].command
+        return quick_score(
+            policy, library, self._command, robot=self._task.robot, config=config.task, threads=self._threads
+        )
 
 
 def evaluate_policy(task: TrackingTask, policy: LowLevelPolicy, config: LowLevelConfig, threads: int) -> Report:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -72,13 +73,17 @@ def input_digests(config: LowLevelConfig, motions: str, generated: GeneratedMoti
     return found
 
 
-def fresh_codes(seed: int) -> int:
+def fresh_codes(seed: int, purpose: Literal["evaluation", "scores"] = "evaluation") -> int:
     """Return a seed for draws of the codes that no training with this seed, or one near it, has seen.
 
-    Every draw of a training adds 7919 to its seed; the number here is far from all of them, and the result fits into
-    the 32 bits that torch takes of a seed.
+    Every draw of a training adds 7919 to its seed; the numbers here are far from all of them and from each other, and
+    the result fits into the 32 bits that torch takes of a seed.
+
+    Args:
+        seed: That of the training.
+        purpose: The evaluation at the end, or the scores on the way, by which a training may end.
     """
-    return (seed + 1_618_033_989) % 2**32
+    return (seed + {"evaluation": 1_618_033_989, "scores": 2_718_281_828}[purpose]) % 2**32
 
 
 def build_task(

@@ -91,6 +91,10 @@ class Progress:
 
 SCORE_EVERY = 150_000
 """Control steps between two scores where a target is given."""
+PLAIN_SCORE_EVERY = 250_000
+"""Least number of control steps between two scores where neither a target nor a number is given."""
+PLAIN_SCORES = 20
+"""Largest number of such scores."""
 REPEATS = 3
 """Scores in a row that must reach the target."""
 
@@ -178,7 +182,7 @@ class RunCallback(BaseCallback):
     def save(self) -> None:
         """Write weights, training state and meta.json; every rank must call it."""
         model = self.model
-        state = self._training_state()
+        state, diverged = self._training_state(), self._diverged()
         if not self._first_rank:
             return
         buffer = io.BytesIO()
@@ -191,7 +195,7 @@ class RunCallback(BaseCallback):
             "processes": model.ranks,
             "seconds": self._earlier + spent,
             "seconds_this_session": spent,
-            "diverged_worlds": model.env.diverged,
+            "diverged_worlds": diverged,
             "scores": list(self.scores),
         }
         write_json(self.folder / META_FILE, {**self.meta, **progress, "metrics": dict(self.metrics)})
@@ -199,6 +203,11 @@ class RunCallback(BaseCallback):
     def _training_state(self) -> dict[str, object]:
         """Collect what a resume needs; every rank must call it."""
         return training_state(self.model)
+
+    def _diverged(self) -> int:
+        """Count the simulations that blew up so far, over the robots of all ranks; every rank must call it."""
+        own = torch.tensor(float(self.model.env.diverged), dtype=torch.float64, device=self.model.device)
+        return int(distributed.synchronised_sum(own))
 
     def _episode_metrics(self) -> dict[str, float]:
         """Return length [s], return and share of lost ones of the latest episodes."""
@@ -214,7 +223,7 @@ class RunCallback(BaseCallback):
         self.metrics = {
             **self._episode_metrics(),
             "mean_bin_failure": self.model.env.sampler.mean_failure,
-            "diverged_worlds": float(self.model.env.diverged),
+            "diverged_worlds": float(self._diverged()),
             "steps_per_s": rate,
             **self.model.statistics,
         }

@@ -74,8 +74,8 @@ def root_drift(state: BodyState, reference: BodyState) -> Float[np.ndarray, " en
 
 
 def heading_error(state: BodyState, reference: BodyState) -> Float[np.ndarray, " env"]:
-    """Return the angle between the headings in the world, in [0, pi] [rad]."""
-    turn = quaternion.yaw(state.qpos[:, 3:7]) - quaternion.yaw(reference.qpos[:, 3:7])
+    """Return the angle between the headings in the world, in [0, pi] [rad]; defined for robots that lie as well."""
+    turn = quaternion.heading(state.qpos[:, 3:7]) - quaternion.heading(reference.qpos[:, 3:7])
     return np.abs(np.arctan2(np.sin(turn), np.cos(turn)))
 
 

@@ -24,7 +24,7 @@ from motionlex.controllers.low_level_run import (
     write_new,
     write_resumed,
 )
-from motionlex.controllers.low_level_scores import score_policy
+from motionlex.controllers.low_level_scores import Scorer
 from motionlex.controllers.low_level_seeds import torch_seed_of
 from motionlex.controllers.low_level_setup import build_policy, build_task, input_digests, load_library
 from motionlex.controllers.low_level_state import Progress, RunCallback
@@ -178,7 +178,8 @@ def _run(
     begin, done = time.perf_counter(), trainer.steps
     progress, meta = progress_plan(flags, config, meta)
     network = trainer.policy.network
-    callback = WarpCallback(folder, meta, progress, lambda _: score_policy(task, network, config, threads), trainer)
+    score = Scorer(task, config, threads)
+    callback = WarpCallback(folder, meta, progress, lambda _: score(network), trainer)
     learn(trainer, callback, config.steps)
     seconds = time.perf_counter() - begin
     metrics: dict[str, PlainValue] = dict(callback.metrics)

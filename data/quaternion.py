@@ -83,6 +83,27 @@ def yaw(q: Quaternions) -> Float[Array, "*batch"]:
     return xp.asarray(xp.atan2(2 * (x * y + w * z), 1 - 2 * (y * y + z * z)))
 
 
+def heading(q: Quaternions) -> Float[Array, "*batch"]:
+    r"""Return the turn about the vertical [rad] that is left of a rotation when its smallest tilt is taken away.
+
+    .. math:: q = q_\text{yaw}\, q_\text{tilt},\quad \psi = 2\,\operatorname{atan2}(q_z, q_w)
+        = \operatorname{atan2}(2 q_w q_z,\; q_w^2 - q_z^2)
+
+    where the axis of the tilt is horizontal (swing and twist). Of all turns about the vertical it is the nearest to q.
+    It is smooth where :func:`yaw` jumps by half a turn, with the x axis vertical (a robot on its back or its belly),
+    and undefined only upside down. For a rotation about the vertical alone both agree.
+
+    Args:
+        q: Rotations; q and -q have the same heading.
+
+    Returns:
+        Angles in [-pi, pi].
+    """
+    w, _, _, z = _parts(q)
+    xp = namespace(q)
+    return xp.asarray(xp.atan2(2 * w * z, (w - z) * (w + z)))
+
+
 def wrap_angle(angle: Angle) -> Angle:
     """Map an angle, or an array of them, [rad] to [-pi, pi)."""
     return (angle + np.pi) % (2 * np.pi) - np.pi

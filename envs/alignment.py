@@ -24,8 +24,12 @@ def tracking_errors(
 
 
 def planar_pose(qpos: Float[Array, "env coordinate"]) -> Float[Array, "env 3"]:
-    """Return x, y [m] and heading [rad] of the root."""
-    return namespace(qpos).concat((qpos[:, :2], quaternion.yaw(qpos[:, 3:7])[:, None]), axis=1)
+    """Return x, y [m] and heading [rad] of the root, see :func:`motionlex.data.quaternion.heading`.
+
+    Not the yaw of the base's x axis, which the observations use: of a robot that lies it turns by half a circle when
+    the pitch passes 90 degrees, and would take the reference with it.
+    """
+    return namespace(qpos).concat((qpos[:, :2], quaternion.heading(qpos[:, 3:7])[:, None]), axis=1)
 
 
 def carry(

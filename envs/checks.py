@@ -74,6 +74,22 @@ def check_batch(worlds: int, threads: int) -> None:
         _warn_of_threads(threads, cores)
 
 
+def check_crowding(processes: int, threads: int) -> None:
+    """Warn where processes of one machine have more threads together than it has cores, and one alone has not.
+
+    The latter is :func:`check_batch`'s affair.
+
+    Args:
+        processes: How many there are on this machine.
+        threads: Physics threads of each.
+    """
+    cores = available_cores()
+    if threads <= cores < processes * threads:
+        logger.warning(
+            "%d processes of %d thread(s) share %d core(s): one thread per core is faster", processes, threads, cores
+        )
+
+
 @functools.cache
 def _warn_of_threads(threads: int, cores: int) -> None:
     logger.warning("%d physics threads share %d core(s): one per core is faster", threads, cores)

@@ -103,11 +103,14 @@ def square_sum(x: Float[Array, "env element"]) -> Float[Array, " env"]:
 def heading_frame(
     sites: Float[Array, "env site 3"], qpos: Float[Array, "env coordinate"]
 ) -> Float[Array, "env site 3"]:
-    """Express world points [m] in the frame at the root whose z axis is vertical and whose x axis is the heading."""
+    """Express world points [m] in the frame at the root whose z axis is vertical and whose x axis is the heading.
+
+    The heading is the one that is smooth for robots that lie, see :func:`motionlex.data.quaternion.heading`.
+    """
     xp = namespace(sites)
     qpos = xp.astype(qpos[:, :7], sites.dtype, copy=False)
-    yaw = quaternion.yaw(qpos[:, 3:7])[:, None]
-    cosine, sine = xp.cos(yaw), xp.sin(yaw)
+    heading = quaternion.heading(qpos[:, 3:7])[:, None]
+    cosine, sine = xp.cos(heading), xp.sin(heading)
     x, y, z = (sites[:, :, axis] - qpos[:, axis, None] for axis in range(3))
     return stack_last((cosine * x + sine * y, cosine * y - sine * x, z))
 
@@ -124,7 +127,8 @@ def deepmimic_terms(step: Transition) -> Terms:
     hinges = q.shape[1] - 7
     spin = quaternion.rotate(q[:, 3:7], v[:, 3:6]) - quaternion.rotate(q_ref[:, 3:7], v_ref[:, 3:6])
     gap = heading_frame(state.sites, q) - heading_frame(reference.sites, q_ref)
-    squared = (gap * gap).sum(axis=2)
+    # Places may be in single precision; from here on the numbers are as precise as the rest, and weights sum to one.
+    squared = namespace(q).astype((gap * gap).sum(axis=2), q.dtype, copy=False)
     angle = quaternion.angle_between(q_ref[:, 3:7], q[:, 3:7])
     return {
         "joint": kernel(square_sum(q[:, 7:] - q_ref[:, 7:]), width_squared=0.04 * hinges),

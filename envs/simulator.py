@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from xml.etree import ElementTree
 
 import mujoco
 import numpy as np
@@ -36,12 +37,18 @@ def substeps(hz: float, timestep: float) -> int:
 
 def task_model_xml(robot: Robot, config: TaskConfig) -> str:
     """Write the model that a task is about as text: its motors, physics step and solver settings."""
-    return robot.model_xml(
+    text = robot.model_xml(
         control=config.control,
         timestep=config.timestep,
         iterations=config.iterations,
         ls_iterations=config.ls_iterations,
     )
+    tree = ElementTree.fromstring(text)
+    option = tree.find("option")
+    assert option is not None, "the robot's text says the physics step at least where it is not MuJoCo's own"
+    for name in ("integrator", "solver", "cone", "tolerance"):
+        option.set(name, str(getattr(config, name)))
+    return ElementTree.tostring(tree, encoding="unicode")
 
 
 def task_model(robot: Robot, config: TaskConfig) -> mujoco.MjModel:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from motionlex.data.errors import UserError, check_number
 from motionlex.envs.randomisation import Randomisation, upgraded_task
@@ -13,6 +13,10 @@ from motionlex.envs.terminations import TerminationLimits
 
 Goal = Literal["latent", "decoded", "reference"]
 Reward = Literal["deepmimic", "beyond_mimic", "loco_mujoco"]
+Integrator = Literal["Euler", "RK4", "implicit", "implicitfast"]
+Solver = Literal["PGS", "CG", "Newton"]
+Cone = Literal["pyramidal", "elliptic"]
+INTEGRATORS, SOLVERS, CONES = get_args(Integrator), get_args(Solver), get_args(Cone)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +47,14 @@ class TaskConfig:
     """Solver iterations per physics step."""
     ls_iterations: int = 8
     """Line-search iterations per solver iteration."""
+    integrator: Integrator = "implicitfast"
+    """How MuJoCo integrates in time."""
+    solver: Solver = "Newton"
+    """Which of MuJoCo's constraint solvers."""
+    cone: Cone = "pyramidal"
+    """Shape of the friction cones; a robot's model from another file keeps that file's, as all of its contacts."""
+    tolerance: float = 1e-8
+    """Improvement of the (scaled) cost below which the solver stops early; MuJoCo Warp takes 1e-6 at least."""
     goal: Goal = "reference"
     """What the policy is told: data-set frames, decoded frames, or codes."""
     control: Literal["pd", "torque"] = "pd"
@@ -77,7 +89,11 @@ class TaskConfig:
         for name in ("hz", "timestep", "iterations", "ls_iterations", "action_limit", "episode_s"):
             if not getattr(self, name) > 0:
                 raise UserError(f"{name} must be positive, got {getattr(self, name)}")
-        check_number("hold_s", self.hold_s, at_least=0)
+        for name, choices in (("integrator", INTEGRATORS), ("solver", SOLVERS), ("cone", CONES)):
+            if getattr(self, name) not in choices:
+                raise UserError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
+        for name in ("hold_s", "tolerance"):
+            check_number(name, getattr(self, name), at_least=0)
 
     @staticmethod
     def upgraded(values: Mapping[str, object]) -> dict[str, object]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import gymnasium
 import numpy as np
 from gymnasium import spaces
@@ -29,7 +27,8 @@ class H1Track(gymnasium.Env):
     ``reset(options={"frame": t})`` starts exactly at library frame t, without noise.
     """
 
-    metadata: ClassVar[dict[str, object]] = {"render_modes": ["rgb_array"], "render_fps": 50}
+    metadata: dict[str, object] = {"render_modes": ["rgb_array"], "render_fps": 50}  # noqa: RUF012 (as gymnasium has it)
+    """What gymnasium wants to know; every instance has ``render_fps`` of its own task's rate [1/s]."""
 
     def __init__(self, task: TrackingTask | None = None, render_mode: str | None = None) -> None:
         """Make the environment.
@@ -43,6 +42,7 @@ class H1Track(gymnasium.Env):
             clips = load_dataset("builtin", None, hz=config.hz).train
             task = TrackingTask(robot, MotionLibrary(clips, robot, config.hz), config)
         self.task, self.render_mode = task, render_mode
+        self.metadata = {**type(self).metadata, "render_fps": task.config.hz}
         self.simulator = Simulator(task.robot, task.config)
         self.sampler = StartSampler(task.library)
         self.episodes = Episodes.empty(1, task.actions)

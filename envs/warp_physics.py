@@ -23,7 +23,7 @@ import warp as wp
 from jaxtyping import Float
 from torch import Tensor
 
-from motionlex.data.errors import check_number
+from motionlex.data.errors import UserError, check_number
 from motionlex.data.robots import Robot
 from motionlex.envs.derived_constants import DERIVED_FIELDS
 from motionlex.envs.simulator import substeps, task_model
@@ -62,8 +62,16 @@ class WarpPhysics:
             worlds: Number of robots.
             device: Torch device, ``cuda:0`` or ``cpu``.
             buffers: Room for contacts and constraints; None takes the defaults.
+
+        Raises:
+            UserError: If there is no world, or the task wants what MuJoCo Warp does not have.
         """
         check_number("worlds", worlds, above=0)
+        if config.integrator == "implicit" or config.solver == "PGS":
+            raise UserError(
+                f"MuJoCo Warp has no integrator 'implicit' and no solver 'PGS'; the task has {config.integrator!r} and "
+                f"{config.solver!r}: take implicitfast and Newton, or --backend cpu"
+            )
         self.buffers = buffers or WarpBuffers()
         self.device = torch.empty(0, device=device).device  # with its index
         self.steps = substeps(config.hz, config.timestep)

@@ -2,11 +2,13 @@
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
 
 from motionlex.controllers.low_level_policy import LowLevelPolicy, PolicyShape
+from motionlex.controllers.low_level_state import Progress, RunCallback
 from motionlex.controllers.ppo import TrackingPPO
 from motionlex.controllers.ppo_config import PPOConfig
 from motionlex.envs.batched import BatchedTracking
@@ -51,3 +53,8 @@ if __name__ == "__main__":
     with distributed.process_group(torch.device("cpu")):
         rank = distributed.rank()
         torch.save({"same": train(5), "own": train(5 + rank)}, folder / f"rank{rank}.pt")
+        # Simulations that blew up: two on the first rank, three on the second.
+        model = SimpleNamespace(env=SimpleNamespace(diverged=2 + rank), device=torch.device("cpu"))
+        callback = RunCallback(folder, {}, Progress(total=1), lambda _: {})
+        callback.model = model
+        (folder / f"diverged{rank}").write_text(str(callback._diverged()))

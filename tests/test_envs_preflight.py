@@ -107,6 +107,19 @@ def test_torques_beyond_the_motors_are_found():
     assert any("times the torque of its motor" in reason for reason in found.reasons)
 
 
+def test_feet_that_stand_and_slide_are_found_and_feet_that_fly_are_not():
+    """A statue pushed over the floor at 0.8 m/s; half a metre above the floor the same motion is no sliding."""
+    pushed = standing()
+    pushed[:, 0] = 0.8 * np.arange(len(pushed)) / 50.0
+    found = check(pushed)
+    assert found.facts.feasibility["slide_m_s"] == pytest.approx(0.8, rel=1e-6)
+    assert found.verdict == "warning" and "a standing foot slides at up to 0.8 m/s" in found.reasons
+    slow = standing()
+    slow[:, 1] = 0.4 * np.arange(len(slow)) / 50.0
+    for clean in (check(slow), check(pushed + np.eye(26)[2] * 0.5)):
+        assert not any("slides" in reason for reason in clean.reasons)
+
+
 def test_lost_starts_are_a_warning_when_few_and_fatal_when_many():
     facts, limits = check(standing(60)).facts, PreflightLimits()
     assert judge(facts, limits) == ("ok", ())

@@ -301,6 +301,12 @@ def test_what_does_not_fit_a_buffer_is_reported(task, device):
     assert env.physics.overflow() == {}
 
 
+@pytest.mark.parametrize("settings", [{"integrator": "implicit"}, {"solver": "PGS"}])
+def test_settings_that_mujoco_warp_does_not_have_are_refused(task, device, settings):
+    with pytest.raises(UserError, match="MuJoCo Warp has no integrator 'implicit' and no solver 'PGS'"):
+        WarpPhysics(ROBOT, replace(task.config, **settings), worlds=1, device=device)
+
+
 def test_mistakes_are_refused(task, device):
     with pytest.raises(UserError, match="contacts must be positive"):
         WarpBuffers(contacts=0)

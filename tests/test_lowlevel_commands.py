@@ -24,6 +24,7 @@ from motionlex.controllers.high_level import load_high_level
 from motionlex.controllers.low_level import train_low_level
 from motionlex.controllers.low_level_config import LowLevelConfig, resolve_config
 from motionlex.controllers.low_level_flags import LowLevelFlags
+from motionlex.controllers.low_level_policy import LowLevelPolicy, PolicyShape
 from motionlex.data.errors import UserError
 from motionlex.envs.episodes import Episodes
 from motionlex.envs.joining import first_part, join_commands, join_libraries
@@ -253,6 +254,28 @@ def test_training_sees_generated_motion_and_evaluation_does_not(
         (tmp_path / "run" / "meta.json").write_text(json.dumps(meta))
         with pytest.raises(UserError, match="has changed since"):
             train_low_level(LowLevelFlags(resume=tmp_path / "run", steps=512, threads=1))
+
+
+def test_scores_on_the_way_see_codes_that_nobody_else_sees(library, monkeypatch):
+    config = LowLevelConfig(task=TaskConfig(goal="latent"), vae="run", code_draws=3, seed=11)
+    coder = Numbered()
+    coder.model.codebook = torch.zeros(9999, 2)
+    loaded, seen = [], []
+    monkeypatch.setattr(low_level_setup, "load_run", lambda *_: loaded.append(1) or coder)
+    monkeypatch.setattr(
+        low_level_scores, "quick_score", lambda policy, library, command, **_: seen.append(command) or {}
+    )
+    task, _ = low_level_setup.build_task(config, library, "cpu", draws=config.code_draws)
+    final, _ = low_level_setup.build_task(config, library, "cpu", code_seed=low_level_setup.fresh_codes(config.seed))
+    scorer = low_level_scores.Scorer(task, config, 1)
+    shape = PolicyShape(observation=151, critic_observation=151, actions=19, action_limit=4.0, hidden=(4,))
+    for _ in range(2):
+        scorer(LowLevelPolicy(shape, config.task))
+    assert (
+        len(loaded) == 3 and seen[0] is seen[1] and seen[0].variants == 1
+    )  # one for the training, the end, the scores
+    for others in (*task.command.codes, final.command.codes[0]):
+        assert (seen[0].codes[0] != others).mean() > 0.99  # of 9999 values one in 9999 agrees by chance
 
 
 def test_reference_commands_join_through_the_library(library, motion):

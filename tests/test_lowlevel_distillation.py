@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from motionlex.controllers.distillation import DistillationConfig, _Memory, check_teacher, distil, teacher_actions
+from motionlex.controllers.distillation import Distillation, DistillationConfig, _Memory, check_teacher, teacher_actions
 from motionlex.controllers.low_level_policy import LowLevelPolicy, PolicyShape
 from motionlex.data.errors import UserError
 from motionlex.data.robots import get_robot
@@ -97,7 +97,7 @@ def test_imitation_lowers_the_loss(task):
     for steps in (256, 6400):
         env = BatchedTracking(task, worlds=8, threads=1, generator=np.random.default_rng(0))
         config = DistillationConfig(steps=steps, horizon=16, updates=8, minibatch=128, memory=4000)
-        scores = distil(make_student(task), make_teacher(), env, config, torch.Generator().manual_seed(0))
+        scores = Distillation(make_student(task), make_teacher(), env, config, torch.Generator().manual_seed(0)).run()
         losses.append(scores["distillation_loss"])
         env.close()
     assert losses[1] < 0.5 * losses[0]
@@ -121,16 +121,25 @@ def test_teachers_that_cannot_be_asked_are_refused(task):
     check_teacher(teacher, task)
 
 
-def test_a_broken_imitation_goes_on(task):
-    seen = []
-    for done in (0, 512):
-        env = BatchedTracking(task, worlds=8, threads=1, generator=np.random.default_rng(0))
-        config = DistillationConfig(steps=1024, horizon=16, updates=1, minibatch=32, memory=2000)
-        steps = []
-        distil(
-            make_student(task), make_teacher(), env, config, torch.Generator().manual_seed(0),
-            done=done, on_progress=steps.append,
-        )  # fmt: skip
-        seen.append(steps)
-        env.close()
-    assert seen[0] == [128 * k for k in range(1, 9)] and seen[1] == [640, 768, 896, 1024]
+def test_a_memory_that_was_saved_gives_the_same_whether_full_or_not():
+    for count in (3, 7):  # of ten places; four rows at a time, so the second one has begun anew
+        memory, rng = _Memory(10, 3, 2, torch.device("cpu")), np.random.default_rng(0)
+        rows = [(rng.normal(size=(4, 3)), rng.normal(size=(4, 2))) for _ in range(count + 2)]
+        for row in rows[:count]:
+            memory.add(*row)
+        again = _Memory(10, 3, 2, torch.device("cpu"))
+        again.restore(memory.state())
+        for row in rows[count:]:
+            for each in (memory, again):
+                each.add(*row)
+        drawn = [each.draw(40, torch.Generator().manual_seed(1)) for each in (memory, again)]
+        assert all(torch.equal(*pair) for pair in zip(*drawn, strict=True))
+
+
+def test_progress_is_told_after_every_horizon(task):
+    env = BatchedTracking(task, worlds=8, threads=1, generator=np.random.default_rng(0))
+    config = DistillationConfig(steps=1024, horizon=16, updates=1, minibatch=32, memory=2000)
+    work, steps = Distillation(make_student(task), make_teacher(), env, config, torch.Generator().manual_seed(0)), []
+    work.run(lambda: steps.append(work.done))
+    assert steps == [128 * k for k in range(1, 9)]
+    env.close()

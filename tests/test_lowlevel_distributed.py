@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -16,6 +17,8 @@ import torch
 
 from motionlex.data.datasets.loco_mujoco import write_clips
 from motionlex.data.robots import get_robot
+from motionlex.envs import checks
+from motionlex.envs.checks import available_cores
 
 WORKER = Path(__file__).with_name("lowlevel_worker.py")
 SIZES = ("--worlds", "4", "--set", "horizon=16", "minibatch=32", "epochs=2", "hidden=16,16")
@@ -28,26 +31,33 @@ def load_worker():
     return module
 
 
-@pytest.fixture(scope="module")
-def ranks(tmp_path_factory):
-    """What two ranks came to."""
-    folder = tmp_path_factory.mktemp("ranks")
+def as_two_ranks(arguments):
+    """Start a command twice with the environment that torchrun gives; return processes, stdout and stderr."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
     common = {**os.environ, "OMP_NUM_THREADS": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     processes = [
         subprocess.Popen(
-            [sys.executable, str(WORKER), str(folder)],
-            env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            arguments,
+            env={**common, "LOCAL_WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
         for rank in range(2)
     ]
-    for process in processes:
-        _, error = process.communicate(timeout=120)
+    return [(process, *process.communicate(timeout=180)) for process in processes]
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory):
+    """What two ranks came to."""
+    folder = tmp_path_factory.mktemp("ranks")
+    for process, _, error in as_two_ranks([sys.executable, str(WORKER), str(folder)]):
         assert process.returncode == 0, error
+    # What blew up is counted over all: 2 + 3, on both.
+    assert [(folder / f"diverged{rank}").read_text() for rank in range(2)] == ["5", "5"]
     return [torch.load(folder / f"rank{rank}.pt") for rank in range(2)]
 
 
@@ -110,8 +120,38 @@ def test_a_plain_command_starts_processes_and_resumes_with_the_same_bits(motions
     ).read_bytes()
 
 
+CROWDED = re.compile(
+    r"^2 processes of (\d+) thread\(s\) share \1 core\(s\): one thread per core is faster$", re.MULTILINE
+)
+
+
+def test_ranks_that_torchrun_started_from_outside_train_one_policy(motions, tmp_path):
+    """As ``torchrun --nproc-per-node 2`` does: the command finds its rank; only the first one tells a result."""
+    sizes = ("--data", "loco_mujoco", "--data-root", str(motions), "--no-evaluate", *SIZES)
+    threads = str(available_cores())  # twice as many as there are cores
+    started = as_two_ranks(command(*sizes, "--threads", threads, "--steps", "128", "--out", str(tmp_path / "run")))
+    for process, _, error in started:
+        assert process.returncode == 0, error
+    (_, said, error), (_, nothing, other) = started
+    result = json.loads(said.splitlines()[-1])
+    assert result["processes"] == 2 and result["steps"] == 128 and not nothing
+    meta = json.loads((tmp_path / "run/meta.json").read_text())
+    assert meta["steps"] == 128 and meta["processes"] == 2 and meta["diverged_worlds"] == 0
+    assert len(CROWDED.findall(error)) == 1 and not CROWDED.findall(other)
+
+
+def test_threads_are_counted_where_they_run(monkeypatch, caplog):
+    monkeypatch.setattr(checks, "available_cores", lambda: 4)
+    for processes, threads in ((4, 1), (2, 2), (1, 4), (2, 5)):  # the last is told by each process itself
+        checks.check_crowding(processes, threads)
+    assert not caplog.records
+    checks.check_crowding(4, 2)
+    assert "4 processes of 2 thread(s) share 4 core(s)" in caplog.text
+
+
 def test_a_killed_process_ends_the_run_in_words_and_it_can_go_on(motions, tmp_path):
-    data = ("--data", "loco_mujoco", "--data-root", str(motions), "--no-evaluate", "--threads", "1", *SIZES)
+    threads = str(available_cores())  # of both processes together: twice as many as there are cores
+    data = ("--data", "loco_mujoco", "--data-root", str(motions), "--no-evaluate", "--threads", threads, *SIZES)
     folder = tmp_path / "run"
     endless = ("--processes", "2", "--steps", "100000000", "--checkpoint-s", "0.1", "--out", str(folder))
     process = subprocess.Popen(command(*data, *endless), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -126,6 +166,7 @@ def test_a_killed_process_ends_the_run_in_words_and_it_can_go_on(motions, tmp_pa
     _, error = process.communicate(timeout=120)
     assert process.returncode == 2
     assert "--resume" in error.strip().splitlines()[-1] and "Traceback" not in error
+    assert len(CROWDED.findall(error)) == 1  # told once, not by every process
     done = json.loads((folder / "meta.json").read_text())["steps"]
     result = run("--resume", str(folder), "--steps", str(done + 128), "--threads", "1", "--no-evaluate")
     assert result["steps"] >= done + 128

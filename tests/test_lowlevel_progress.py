@@ -9,11 +9,12 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from motionlex.controllers import low_level, low_level_setup
+from motionlex.controllers import low_level, low_level_scores, low_level_setup
 from motionlex.controllers.low_level import default_processes, train_low_level
 from motionlex.controllers.low_level_config import LowLevelConfig, resolve_config
 from motionlex.controllers.low_level_flags import LowLevelFlags
 from motionlex.controllers.low_level_policy import LowLevelPolicy, PolicyShape
+from motionlex.controllers.low_level_resume import progress_plan
 from motionlex.controllers.low_level_seeds import seed_of, torch_seed_of
 from motionlex.controllers.ppo import TrackingActorCritic, TrackingPPO
 from motionlex.controllers.ppo_config import PPOConfig, native_precision
@@ -40,7 +41,7 @@ SIZES = ("hidden=16,16", "horizon=8", "minibatch=32", "epochs=1")
 )
 def test_training_ends_once_the_target_was_reached_three_times_in_a_row(small, monkeypatch, tmp_path, rates, scored):
     found = iter(rates)
-    monkeypatch.setattr(low_level, "score_policy", lambda *_: {"success_rate": next(found)})
+    monkeypatch.setattr(low_level, "Scorer", lambda *_: lambda _: {"success_rate": next(found)})
     result = train_low_level(
         LowLevelFlags(
             out=tmp_path / "run", worlds=4, steps=8 * 64 + 32, evaluate_every=64, target_success=0.95, set=SIZES,
@@ -55,7 +56,7 @@ def test_training_ends_once_the_target_was_reached_three_times_in_a_row(small, m
 
 
 def test_a_resumed_run_is_scored_and_ended_as_before(small, monkeypatch, tmp_path):
-    monkeypatch.setattr(low_level, "score_policy", lambda *_: {"success_rate": 1.0})
+    monkeypatch.setattr(low_level, "Scorer", lambda *_: lambda _: {"success_rate": 1.0})
     plain = {"evaluate": False, "threads": 1}
     train_low_level(
         LowLevelFlags(
@@ -71,9 +72,51 @@ def test_a_resumed_run_is_scored_and_ended_as_before(small, monkeypatch, tmp_pat
     assert more["steps"] >= 320  # no scores, no early end
 
 
+@pytest.mark.parametrize(
+    ("given", "steps", "every"),
+    [
+        ({}, 3_000_000, 250_000),
+        ({}, 40_000_000, 2_000_000),  # a twentieth
+        ({}, 64, 250_000),  # never on the way
+        ({"evaluate_every": 0}, 40_000_000, 0),
+        ({"evaluate_every": 5000}, 40_000_000, 5000),
+        ({"target_success": 0.9}, 40_000_000, 150_000),
+    ],
+)
+def test_new_runs_are_scored_now_and_then(given, steps, every):
+    config = LowLevelConfig(steps=steps)
+    plan, meta = progress_plan(LowLevelFlags(**given), config, {})
+    assert plan.evaluate_every == every and (meta["evaluate_every"] or 0) == every
+
+
+@pytest.mark.parametrize(("had", "every"), [({}, 0), ({"evaluate_every": None}, 0), ({"evaluate_every": 7000}, 7000)])
+def test_resumed_runs_are_scored_as_they_were(tmp_path, had, every):
+    config = LowLevelConfig(steps=40_000_000)
+    plan, _ = progress_plan(LowLevelFlags(resume=tmp_path), config, had)
+    assert plan.evaluate_every == every
+    assert progress_plan(LowLevelFlags(resume=tmp_path, evaluate_every=9000), config, had)[0].evaluate_every == 9000
+
+
+def test_scores_on_the_way_leave_the_training_as_it_is(small, monkeypatch, tmp_path):
+    quick = low_level_scores.quick_score
+    monkeypatch.setattr(
+        low_level_scores, "quick_score", lambda *a, **k: quick(*a, **{**k, "episodes": 2, "seconds": 0.2})
+    )
+    for name, every in (("scored", 64), ("plain", 0)):
+        train_low_level(
+            LowLevelFlags(
+                out=tmp_path / name, worlds=4, steps=192, evaluate_every=every, set=SIZES, evaluate=False, threads=1
+            )
+        )
+    weights = [(tmp_path / name / "weights.safetensors").read_bytes() for name in ("scored", "plain")]
+    assert weights[0] == weights[1]
+    scores = json.loads((tmp_path / "scored/meta.json").read_text())["scores"]
+    assert len(scores) == 2 and {"evaluation/success_rate", "evaluation/keypoint_error_local_mm"} <= scores[0].keys()
+
+
 def test_seconds_of_scores_go_on_over_breaks(small, monkeypatch, tmp_path):
     """A clock that moves by one second whenever it is asked: later scores are later, across sessions."""
-    monkeypatch.setattr(low_level, "score_policy", lambda *_: {"success_rate": 0.0})
+    monkeypatch.setattr(low_level, "Scorer", lambda *_: lambda _: {"success_rate": 0.0})
     clock = itertools.count(1000.0)
     monkeypatch.setattr("motionlex.controllers.low_level_state.time.perf_counter", lambda: next(clock))
     plain = {"evaluate": False, "threads": 1}

@@ -1,5 +1,6 @@
 """Runs of the low-level policy that go on: with the same bits, and only as what they are."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -48,6 +49,25 @@ def test_a_run_that_is_stopped_while_it_cools_down_goes_on_with_the_same_bits(tm
     assert noise[0] > 0.1 and noise[1] == pytest.approx(0.04)
     train_low_level(LowLevelFlags(resume=tmp_path / "broken", evaluate=False, threads=1))
     weights = [(tmp_path / name / "weights.safetensors").read_bytes() for name in ("broken", "whole")]
+    assert weights[0] == weights[1]
+
+
+def test_a_run_from_before_the_solver_had_settings_goes_on_and_one_that_lacks_others_does_not(tmp_path, small_training):
+    train_low_level(flags(tmp_path / "whole"))
+    train_low_level(flags(tmp_path / "old", steps=128))
+    path = tmp_path / "old" / "config.json"
+    saved = json.loads(path.read_text())
+    older = {name: saved["task"].pop(name) for name in ("integrator", "solver", "cone", "tolerance")}
+    assert older == {"integrator": "implicitfast", "solver": "Newton", "cone": "pyramidal", "tolerance": 1e-8}
+    again = LowLevelFlags(resume=tmp_path / "old", steps=256, evaluate=False, threads=1)
+    for name in ("hold_s", "limits"):
+        lacking = {**saved, "task": {key: value for key, value in saved["task"].items() if key != name}}
+        path.write_text(json.dumps(lacking))
+        with pytest.raises(UserError, match=rf"older version, which knew no .*task\.{name}"):
+            train_low_level(again)
+    path.write_text(json.dumps(saved))
+    assert train_low_level(again)["steps"] == 256
+    weights = [(tmp_path / name / "weights.safetensors").read_bytes() for name in ("whole", "old")]
     assert weights[0] == weights[1]
 
 

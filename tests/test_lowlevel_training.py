@@ -17,7 +17,7 @@ from motionlex.controllers.low_level_policy import LowLevelPolicy, Normaliser, P
 from motionlex.controllers.ppo import TrackingPPO
 from motionlex.controllers.ppo_config import PPOConfig, adapted_rate
 from motionlex.data.errors import UserError
-from motionlex.data.robots import get_robot
+from motionlex.data.robots import available_robots, get_robot
 from motionlex.envs.batched import BatchedTracking
 from motionlex.envs.benchmark import benchmark_task
 from motionlex.envs.randomisation import Randomisation
@@ -265,7 +265,7 @@ def test_a_teacher_that_does_not_fit_is_found_before_the_run_folder_is_made(tmp_
 
 def test_scores_count_the_time_of_the_imitation(tmp_path, small_training, tiny_vae_run, monkeypatch):
     train_low_level(flags(tmp_path / "teacher", steps=64))
-    monkeypatch.setattr(low_level, "score_policy", lambda *_: {"success_rate": 0.0})
+    monkeypatch.setattr(low_level, "Scorer", lambda *_: lambda _: {"success_rate": 0.0})
     latent = {"goal": "latent", "vae": tiny_vae_run, "code_draws": 1, "teacher": tmp_path / "teacher"}
     train_low_level(flags(tmp_path / "run", steps=192, distill_steps=128, evaluate_every=64, **latent))
     imitation = json.loads((tmp_path / "run" / "imitation.json").read_text())
@@ -281,6 +281,37 @@ def test_clips_are_cut_in_seconds(toy_clips):
     for wrong in ("c", "a:5", "a:2-1", "a:0-99"):
         with pytest.raises(UserError):
             select_clips(toy_clips, (wrong,))
+
+
+def test_a_training_that_meets_nan_goes_on_and_counts_it(tmp_path, small_training, monkeypatch):
+    simulate, seen = BatchedTracking.simulate, []
+
+    def broken(env, ctrl):
+        if len(seen) == 5:
+            env.state[1, 30] = np.nan
+        applied = simulate(env, ctrl)
+        seen.append((env, np.isnan(env.state).any(axis=1)))
+        return applied
+
+    monkeypatch.setattr(BatchedTracking, "simulate", broken)
+    step, alive = BatchedTracking.step_wait, []
+    monkeypatch.setattr(
+        BatchedTracking, "step_wait", lambda env: (step(env), alive.append((env.steps.copy(), env.state.copy())))[0]
+    )
+    result = train_low_level(flags(tmp_path / "run"))
+    assert [bad.tolist() for _, bad in seen[4:7]] == [[False] * 4, [False, True, False, False], [False] * 4]
+    assert alive[5][0][1] == 0 and np.isfinite(alive[5][1]).all()  # that world starts anew at once
+    assert result["steps"] == 256 and result["diverged_worlds"] == 1
+    assert json.loads((tmp_path / "run" / "meta.json").read_text())["diverged_worlds"] == 1
+    trained = LowLevelPolicy.load(tmp_path / "run")
+    assert all(torch.isfinite(parameter).all() for parameter in trained.parameters())
+
+
+def test_an_unknown_robot_is_answered_by_those_there_are(tmp_path, capsys):
+    assert train_lowlevel.main(["--env", "h2", "--out", str(tmp_path / "run")]) == 2
+    error = capsys.readouterr().err
+    assert "unknown robot 'h2'" in error and f"Available: {', '.join(available_robots())}" in error
+    assert "h1" in available_robots()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,87 @@
+"""An imitation that is broken off goes on with the same bits, and so does the PPO after it."""
+
+import json
+
+import pytest
+
+from motionlex.controllers import low_level_imitation
+from motionlex.controllers.low_level import train_low_level
+from motionlex.controllers.low_level_flags import LowLevelFlags
+from motionlex.controllers.low_level_imitation import IMITATION_FILE
+from motionlex.data.errors import UserError
+
+SHORT = {"evaluate": False, "threads": 1}
+
+
+@pytest.fixture
+def flags(tmp_path, small_training, tiny_vae_run, monkeypatch):
+    """Flags of an imitation of four horizons of 4 robots, with a memory that is full after two, and of some PPO."""
+    recipe = low_level_imitation.DistillationConfig
+    monkeypatch.setattr(
+        low_level_imitation,
+        "DistillationConfig",
+        lambda steps: recipe(steps=steps, memory=200, updates=2, minibatch=64),
+    )
+    train_low_level(LowLevelFlags(out=tmp_path / "teacher", steps=64, **SHORT))
+    latent = {"goal": "latent", "vae": tiny_vae_run, "code_draws": 2, "teacher": tmp_path / "teacher"}
+    return lambda out, **more: LowLevelFlags(out=out, steps=128, distill_steps=512, **latent, **SHORT, **more)
+
+
+def broken_at(monkeypatch, steps):
+    """Stop the run as by Ctrl-C right after the imitation was saved at a number of steps."""
+    save = low_level_imitation._save
+
+    def save_and_stop(work, *arguments, **options):
+        save(work, *arguments, **options)
+        if work.done == steps:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(low_level_imitation, "_save", save_and_stop)
+
+
+def states(folder):
+    return sorted(path.name for path in folder.glob("imitation_*"))
+
+
+@pytest.mark.parametrize("steps", [256, 384, 512])
+def test_an_imitation_goes_on_with_the_same_bits(tmp_path, flags, monkeypatch, steps):
+    """Broken twice on the way, or at its very end, before PPO has a checkpoint."""
+    train_low_level(flags(tmp_path / "whole"))
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        broken_at(patch, steps)
+        train_low_level(flags(tmp_path / "broken", checkpoint_s=1e-9))
+    assert json.loads((tmp_path / "broken" / IMITATION_FILE).read_text())["steps"] == steps
+    assert states(tmp_path / "broken") == [f"imitation_{steps}_0.pt"]  # only the last
+    assert not (tmp_path / "broken" / "training_state.pt").exists()
+    result = train_low_level(LowLevelFlags(resume=tmp_path / "broken", **SHORT))
+    assert result["steps"] == 128
+    weights = [(tmp_path / name / "weights.safetensors").read_bytes() for name in ("whole", "broken")]
+    assert weights[0] == weights[1]
+    told = [json.loads((tmp_path / name / IMITATION_FILE).read_text()) for name in ("whole", "broken")]
+    for name in ("steps", "distillation_loss", "distillation_episode_s"):
+        assert told[0][name] == told[1][name]
+    assert states(tmp_path / "broken") == []  # PPO's own checkpoint is enough
+
+
+def test_a_checkpoint_of_ppo_ends_the_imitation_for_good(tmp_path, flags, monkeypatch):
+    train_low_level(flags(tmp_path / "run"))
+    monkeypatch.setattr(low_level_imitation.Distillation, "run", lambda *_: pytest.fail("imitated again"))
+    assert train_low_level(LowLevelFlags(resume=tmp_path / "run", steps=192, **SHORT))["steps"] == 192
+
+
+def test_a_broken_imitation_without_its_state_is_refused(tmp_path, flags, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        broken_at(patch, 256)
+        train_low_level(flags(tmp_path / "run", checkpoint_s=1e-9))
+    state = tmp_path / "run" / "imitation_256_0.pt"
+    content = state.read_bytes()
+    state.write_bytes(content[: len(content) // 2])
+    with pytest.raises(UserError, match=r"imitation_256_0\.pt is damaged"):
+        train_low_level(LowLevelFlags(resume=tmp_path / "run", **SHORT))
+    state.unlink()
+    with pytest.raises(UserError, match=r"its imitation was broken off and left no imitation_256_0\.pt"):
+        train_low_level(LowLevelFlags(resume=tmp_path / "run", **SHORT))
+    told = json.loads((tmp_path / "run" / IMITATION_FILE).read_text())
+    (tmp_path / "run" / IMITATION_FILE).write_text(json.dumps({**told, "processes": 3}))
+    with pytest.raises(UserError, match=r"trained by 3 process\(es\), not 1: give --processes 3"):
+        train_low_level(LowLevelFlags(resume=tmp_path / "run", **SHORT))
