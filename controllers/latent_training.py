@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -190,13 +190,14 @@ def evaluate_policy(
         segments: How many segments to use.
 
     Returns:
-        Nats per token with the right text, with the text of another label, and without text; share of codes whose
-        most likely value is right.
+        Nats per token with the right text, with the text of another label, without text, and with the path that was
+        really taken (beside the text, and alone); share of codes whose most likely value is right, from text.
     """
-    rng = np.random.default_rng(seed)
+    rng, with_paths = np.random.default_rng(seed), replace(NO_CORRUPTION, path_dropout=0.0)
     totals: dict[str, list[float]] = {}
     for _ in range(max(1, segments // 128)):
-        conditions, codes = data.batch(128, captions, NO_CORRUPTION, rng)
+        led, codes = data.batch(128, captions, with_paths, rng)
+        conditions = led.without_path()
         logits = policy.logits(conditions, codes)
         rolled = Conditions(**{**vars(conditions), "text": conditions.text.roll(1, 0)})
         values = {
@@ -204,6 +205,8 @@ def evaluate_policy(
             "code_accuracy": float((logits.argmax(-1) == codes).float().mean()),
             "nats_per_token_shuffled_text": float(code_loss(policy, rolled, codes)),
             "nats_per_token_without_text": float(code_loss(policy, conditions.without_text(), codes)),
+            "nats_per_token_with_path": float(code_loss(policy, led, codes)),
+            "nats_per_token_path_alone": float(code_loss(policy, led.without_text(), codes)),
         }
         for name, value in values.items():
             totals.setdefault(name, []).append(value)

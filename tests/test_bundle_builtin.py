@@ -5,9 +5,12 @@ import pytest
 
 from motionlex.controllers.bundle import builtin_bundle, load_bundle, verify
 from motionlex.controllers.episode import TimedCommand
+from motionlex.controllers.evaluation_prompts import foreign_text
+from motionlex.controllers.evaluation_rollouts import Stacks
 from motionlex.controllers.simulation import run_commands
 from motionlex.controllers.stack import Stack
 from motionlex.controllers.text import TextEncoder
+from motionlex.data.captions import held_out_captions
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +38,15 @@ def test_commands_and_their_captions_name_the_right_action(bundle, encode):
 
     for text, action in (("stand still", "stand"), ("walk forward", "walk_forward"), ("wave", "wave")):
         assert nearest_action(encode([text])[0, 0], bundle.captions)[0] == action
+
+
+def test_its_threshold_refuses_most_of_what_it_does_not_hold_and_nothing_that_it_does(bundle, encode):
+    """All held-out captions of its 20 actions are obeyed, and at least 8 of 10 foreign prompts are not."""
+    own = [caption for label in bundle.captions for caption in held_out_captions(label)]
+    found = foreign_text(Stacks(bundle=bundle, encode=encode, seed=0), own)
+    assert found["threshold"] == bundle.meta.understood_from == 0.5
+    assert len(own) == found["own_refused"]["count"] == 77 and found["own_refused"]["mean"] == 0.0
+    assert found["refused"]["mean"] >= 0.8, found["obeyed"]
 
 
 def test_the_demo_succeeds_in_at_least_eight_of_ten_seeds(bundle, encode):

@@ -11,7 +11,7 @@ from motionlex.controllers.condition_encoder import LatentPolicyConfig
 from motionlex.controllers.conditions import WINDOW, path_features, to_local
 from motionlex.controllers.latent_data import NO_CORRUPTION, Captions, Corruption, DistillationSet, lay_out
 from motionlex.controllers.latent_policy import LatentPolicy
-from motionlex.controllers.latent_training import LatentTrainer, OptimiserConfig, learning_rate
+from motionlex.controllers.latent_training import LatentTrainer, OptimiserConfig, evaluate_policy, learning_rate
 from motionlex.data import quaternion
 from motionlex.data.errors import UserError
 from motionlex.data.features import to_heading
@@ -171,6 +171,30 @@ def test_a_resumed_run_is_the_same_run_bit_for_bit(examples, tiny_autoencoder):
     for name, value in whole.policy.state_dict().items():
         assert torch.equal(value, second.policy.state_dict()[name]), name
         assert torch.equal(whole.average[name], second.average[name]), name
+
+
+def test_measures_withhold_what_their_names_say(examples, monkeypatch):
+    """Logits that are worth 1 nat where there is text and 2 where there is a path: losses by hand."""
+    policy = LatentPolicy(
+        LatentPolicyConfig(vocabulary=8, features=examples.statistics.size, width=16, layers=1, heads=2)
+    )
+
+    def logits(conditions, codes):
+        worth = conditions.has_text.float() + 2.0 * conditions.has_path.float()
+        return torch.nn.functional.one_hot(codes, 8) * worth[:, None, None]
+
+    monkeypatch.setattr(policy, "logits", logits)
+    found = evaluate_policy(policy, examples, two_captions(), seed=0, segments=128)
+
+    def loss(worth):
+        return np.log(np.exp(worth) + 7.0) - worth
+
+    assert found["nats_per_token"] == pytest.approx(loss(1.0), rel=1e-5)
+    assert found["nats_per_token_shuffled_text"] == pytest.approx(loss(1.0), rel=1e-5)
+    assert found["nats_per_token_without_text"] == pytest.approx(loss(0.0), rel=1e-5)
+    assert found["nats_per_token_with_path"] == pytest.approx(loss(3.0), rel=1e-5)
+    assert found["nats_per_token_path_alone"] == pytest.approx(loss(2.0), rel=1e-5)
+    assert found["code_accuracy"] == 1.0
 
 
 def test_learning_rate_rises_falls_and_rests():

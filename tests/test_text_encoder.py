@@ -129,3 +129,18 @@ def test_other_weights_are_refused(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"something else")
     with pytest.raises(UserError, match="53aa5117"):
         text.check_weights(tmp_path / "model.safetensors")
+
+
+def test_the_id_of_a_bert_in_the_hub_s_local_cache(encoder, tmp_path, monkeypatch):
+    """The cache as huggingface_hub lays it out: refs name a revision, snapshots hold its files; nothing is fetched."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(UserError, match="hub's local cache does not have it"):
+        text.TextEncoder("acme/small-bert")
+    revision = "0123456789abcdef0123456789abcdef01234567"
+    folder = tmp_path / "models--acme--small-bert"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs" / "main").write_text(revision)
+    shutil.copytree(text.model_folder(), folder / "snapshots" / revision)
+    by_id = text.TextEncoder("acme/small-bert")
+    assert by_id.digest == encoder.digest
+    torch.testing.assert_close(by_id._encode_batch(SENTENCES), encoder._encode_batch(SENTENCES), atol=0, rtol=0)
