@@ -27,6 +27,7 @@ from torch import Tensor
 from motionlex.controllers.latent_data import REPLAN_FRAMES
 from motionlex.controllers.latent_policy import LatentPolicy
 from motionlex.controllers.low_level_policy import LowLevelPolicy
+from motionlex.controllers.text import Encoder, TextEncoder
 from motionlex.data.errors import UserError
 from motionlex.data.features import SCHEMA_VERSION
 from motionlex.data.storage import file_sha256, write_bytes, write_json
@@ -38,6 +39,11 @@ LONGEST_REPLAN_S = 0.32
 PARTS = ("vae", "latent_policy", "low_level")
 META = "meta.json"
 CAPTIONS = "captions.safetensors"
+
+UNDERSTOOD_FROM = 0.5
+"""Threshold of similarity that suits the packaged text encoder: it puts none of the 77 held-out captions of the
+built-in actions below 0.51, and 34 of 40 prompts that the library does not hold ("make me a coffee", other languages,
+SQL) below 0.5."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,10 +70,8 @@ class BundleMeta:
     """Text encoder that the latent policy was trained with, as it was named; None is the packaged one."""
     text_sha256: str = ""
     """Digest of its weights; empty in bundles of the packaged one that are older than this field."""
-    understood_from: float = 0.5
-    """Cosine similarity to the nearest caption below which a command is not obeyed, for this text encoder. The packaged
-    one puts none of the 77 held-out captions of the built-in actions below 0.51, and 34 of 40 prompts that the library
-    does not hold ("make me a coffee", other languages, SQL) below 0.5."""
+    understood_from: float = UNDERSTOOD_FROM
+    """Cosine similarity to the nearest caption below which a command is not obeyed, for this text encoder."""
     get_up: str = ""
     """What a fallen robot is told to get up by itself; empty in bundles that have not learned to."""
     commands: tuple[str, ...] = ()
@@ -96,6 +100,21 @@ class Bundle:
     """Drives the motors."""
     captions: Mapping[str, Float[Tensor, "_ width"]]
     """Embedded captions by action label; feeds no controller."""
+
+
+def bundle_encoder(bundle: Bundle) -> Encoder:
+    """Return the text encoder that a bundle was trained with.
+
+    Raises:
+        UserError: If it is not there, or its weights are others.
+    """
+    encoder = TextEncoder(bundle.meta.text_encoder)
+    if bundle.meta.text_sha256 not in ("", encoder.digest):
+        raise UserError(
+            f"the bundle {bundle.path} was trained with another text encoder than {bundle.meta.text_encoder}: its "
+            "weights have changed since"
+        )
+    return encoder
 
 
 def builtin_bundle() -> Path:

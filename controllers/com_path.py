@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
+from motionlex.controllers.placement import Placement
 from motionlex.data.errors import UserError
 from motionlex.data.features import ANGULAR_VELOCITY, LINEAR_VELOCITY, FeatureStatistics
 
@@ -44,8 +45,7 @@ class ComPath:
 
     def begun(self, start_s: float, start_xy: Float[np.ndarray, " 2"], start_yaw: float) -> ComPath:
         """Return the path as one that begins at another time [s], place [m] and heading [rad] than at zero."""
-        cosine, sine = math.cos(start_yaw), math.sin(start_yaw)
-        xy = start_xy + self.xy @ np.array([[cosine, sine], [-sine, cosine]])
+        xy = Placement(xy=start_xy, yaw=start_yaw).points(self.xy)
         yaw = None if self.yaw is None else self.yaw + start_yaw
         return ComPath(time=self.time + start_s, xy=xy, yaw=yaw)
 

@@ -13,12 +13,10 @@ from motionlex.controllers.com_path import ComPath
 from motionlex.controllers.evaluation_scores import Value, mean_row, share
 from motionlex.controllers.following import Followed, path_errors
 from motionlex.controllers.latent_data import REPLAN_FRAMES
-from motionlex.controllers.path_leading import leading_path
-from motionlex.controllers.placement import Placement
+from motionlex.controllers.path_leading import path_of_plan
 from motionlex.controllers.planner import Planner
 from motionlex.controllers.progress import ProgressLine
 from motionlex.controllers.stack import Stack
-from motionlex.controllers.stack_state import StackConfig
 from motionlex.data import quaternion
 from motionlex.data.kinematics import ForwardKinematics
 
@@ -85,14 +83,9 @@ def plan_path(
         text: Embedding of what is told beside.
         seconds: For how long, in whole segments [s].
     """
-    origin, hz, home = planner.com.copy(), planner.hz, Placement(xy=np.zeros(2), yaw=0.0)
-    parts = []
+    origin, hz, parts = planner.com.copy(), planner.hz, []
     for number in range(round(seconds * hz / REPLAN_FRAMES)):
-        now, pose = number * REPLAN_FRAMES / hz, (planner.com, planner.anchor[1])
-        wanted = leading_path(
-            path, now_s=now, start_s=now, hz=hz, origin=origin, robot=pose, plan=pose, placement=home,
-            config=StackConfig(),
-        )  # fmt: skip
+        wanted = path_of_plan(path, planner, number * REPLAN_FRAMES / hz, origin=origin)
         parts.append(planner.replan(text, wanted).qpos[1 : REPLAN_FRAMES + 1])
         planner.commit(REPLAN_FRAMES)
     qpos = np.concatenate(parts)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from motionlex.controllers.bundle import Bundle, load_bundle, resolve_bundle
+from motionlex.controllers.bundle import Bundle, bundle_encoder, load_bundle, resolve_bundle
 from motionlex.controllers.evaluation import (
     EvaluationConfig,
     evaluate_data,
@@ -23,7 +23,6 @@ from motionlex.controllers.evaluation_simulated import evaluate_simulated
 from motionlex.controllers.evaluation_takes import cut_takes
 from motionlex.controllers.motion_classifier import fit_classifier
 from motionlex.controllers.motion_evaluator import load_evaluators, shipped_evaluators
-from motionlex.controllers.stack import bundle_encoder
 from motionlex.controllers.tracking_report import check_out
 from motionlex.controllers.tracking_stage import tracking_stage
 from motionlex.data.datasets import MotionData, find_root, get_dataset, load_dataset

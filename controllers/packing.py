@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from motionlex.controllers.averaging import AVERAGED
-from motionlex.controllers.bundle import BundleMeta, check_agreement, save_bundle, verify
+from motionlex.controllers.bundle import UNDERSTOOD_FROM, BundleMeta, check_agreement, save_bundle, verify
 from motionlex.controllers.latent_policy import LatentPolicy
 from motionlex.controllers.latent_run import load_high_level_config
 from motionlex.controllers.low_level_policy import LowLevelPolicy
@@ -61,8 +61,8 @@ class PackFlags:
     """Default classifier-free guidance on the desired path."""
     candidates: int = 8
     """Default number of segments that are drawn where there is a desired path, the best of which is taken."""
-    understood_from: float = 0.5
-    """Cosine similarity to the nearest caption below which a command is not obeyed; 0.5 suits the packaged BERT."""
+    understood_from: float = UNDERSTOOD_FROM
+    """Cosine similarity to the nearest caption below which a command is not obeyed; this suits the packaged BERT."""
     get_up: str = ""
     """What a fallen robot is told to get up by itself, e.g. "get up from the floor"; empty if it has not learned to."""
     json: bool = False

@@ -8,12 +8,13 @@ from jaxtyping import Float
 from motionlex.controllers.com_path import ComPath, VelocityCommand
 from motionlex.controllers.conditions import WINDOW
 from motionlex.controllers.placement import Placement
-from motionlex.controllers.planner import DesiredPath
+from motionlex.controllers.planner import DesiredPath, Planner
 from motionlex.controllers.stack_state import StackConfig
 from motionlex.data import quaternion
 
 Pose = tuple[Float[np.ndarray, " 2"], float]
 """Centre of mass [m] and heading [rad]."""
+_HOME = Placement(xy=np.zeros(2), yaw=0.0)
 
 
 def leading_path(
@@ -56,3 +57,21 @@ def leading_path(
         xy=placement.points_to_plan(wanted),
         yaw=plan[1] + yaw[1:] - yaw[0] + back * turn if path.has_yaw else None,
     )
+
+
+def path_of_plan(
+    path: ComPath | VelocityCommand, planner: Planner, now_s: float, *, origin: Float[np.ndarray, " 2"]
+) -> DesiredPath:
+    """Return what :func:`leading_path` shows of a path where there is no robot but the plan, which stands in the world.
+
+    Args:
+        path: What is followed; it began at ``origin``.
+        planner: Plans the frames after ``now_s``.
+        now_s: Present time [s].
+        origin: Position of the path's origin [m].
+    """
+    pose = (planner.com, planner.anchor[1])
+    return leading_path(
+        path, now_s=now_s, start_s=now_s, hz=planner.hz, origin=origin, robot=pose, plan=pose, placement=_HOME,
+        config=StackConfig(),
+    )  # fmt: skip

@@ -14,10 +14,8 @@ from motionlex.controllers.com_path import VelocityCommand
 from motionlex.controllers.command_tours import Script, ScriptedCommand
 from motionlex.controllers.high_level import HighLevel
 from motionlex.controllers.latent_data import REPLAN_FRAMES
-from motionlex.controllers.path_leading import leading_path
-from motionlex.controllers.placement import Placement
+from motionlex.controllers.path_leading import path_of_plan
 from motionlex.controllers.planner import DesiredPath, Planner
-from motionlex.controllers.stack_state import StackConfig
 from motionlex.data.kinematics import ForwardKinematics
 from motionlex.data.robots import get_robot
 
@@ -25,7 +23,6 @@ logger = logging.getLogger(__name__)
 Rows = dict[str, np.ndarray]
 """Segments: ``codes`` (segment, token), ``qpos`` and ``qvel`` (segment, 32 frames, ...)."""
 _TOGETHER = 64
-_HOME = Placement(xy=np.zeros(2), yaw=0.0)
 
 
 class _Course:
@@ -55,11 +52,7 @@ class _Course:
                 self._path = wanted.limited(self._statistics)
         if self._path is None:
             return self._planner, command, None
-        led = leading_path(
-            self._path, now_s=time, start_s=time, hz=self._hz, origin=np.zeros(2),
-            robot=pose, plan=pose, placement=_HOME, config=StackConfig(),
-        )  # fmt: skip
-        return self._planner, command, led
+        return self._planner, command, path_of_plan(self._path, self._planner, time, origin=np.zeros(2))
 
     def take(self, codes: np.ndarray, features: np.ndarray) -> None:
         """Let a segment run."""

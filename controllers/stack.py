@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from motionlex.controllers.bundle import Bundle, load_bundle, nearest_action, resolve_bundle
+from motionlex.controllers.bundle import Bundle, bundle_encoder, load_bundle, nearest_action, resolve_bundle
 from motionlex.controllers.code_sampling import SamplingConfig
 from motionlex.controllers.com_path import ComPath, VelocityCommand
 from motionlex.controllers.drafting import Drafting
@@ -25,7 +25,7 @@ from motionlex.controllers.placement import Placement, clamp_anchor
 from motionlex.controllers.planner import DesiredPath, Planner, Segment
 from motionlex.controllers.recovery import Recovery
 from motionlex.controllers.stack_state import LONGEST_TEXT, REST, Command, StackConfig, State
-from motionlex.controllers.text import Encoder, TextEncoder, TextFunction
+from motionlex.controllers.text import Encoder, TextFunction
 from motionlex.controllers.tracker import Tracker
 from motionlex.data import quaternion
 from motionlex.data.errors import UserError
@@ -33,21 +33,6 @@ from motionlex.data.kinematics import ForwardKinematics
 from motionlex.data.robots import get_robot
 
 logger = logging.getLogger(__name__)
-
-
-def bundle_encoder(bundle: Bundle) -> Encoder:
-    """Return the text encoder that a bundle was trained with.
-
-    Raises:
-        UserError: If it is not there, or its weights are others.
-    """
-    encoder = TextEncoder(bundle.meta.text_encoder)
-    if bundle.meta.text_sha256 not in ("", encoder.digest):
-        raise UserError(
-            f"the bundle {bundle.path} was trained with another text encoder than {bundle.meta.text_encoder}: its "
-            "weights have changed since"
-        )
-    return encoder
 
 
 class Stack:
@@ -82,7 +67,10 @@ class Stack:
         """
         self.bundle = bundle
         self.hz = bundle.meta.hz
-        self.config = StackConfig(understood_from=bundle.meta.understood_from) if config is None else config
+        self.config = StackConfig() if config is None else config
+        given = self.config.understood_from
+        self.understood_from = bundle.meta.understood_from if given is None else given
+        """Cosine similarity to the nearest caption below which a command is not obeyed."""
         self.robot = get_robot(bundle.meta.robot)
         self.kinematics = ForwardKinematics(self.robot)
         self._encoder: Encoder | None = None
@@ -239,7 +227,7 @@ class Stack:
             raise UserError('the command is empty: say what the robot should do, e.g. "walk forward"')
         embedding = self._encode([words])[0]
         action, similarity = nearest_action(embedding[0], self.bundle.captions)
-        understood = similarity >= self.config.understood_from
+        understood = similarity >= self.understood_from
         self._text = embedding if understood else self._encode([REST])[0]
         if com_path is not None:
             self.follow(com_path)

@@ -33,9 +33,8 @@ class StackConfig:
     """The same for the heading [rad]."""
     lead_s: float = 0.12
     """How long before its beginning a segment is decided [s]; 0 decides it when it begins, without a thread."""
-    understood_from: float = 0.5
-    """Cosine similarity to the nearest caption below which a command is not obeyed; a stack that is given no config
-    takes its bundle's."""
+    understood_from: float | None = None
+    """Cosine similarity to the nearest caption below which a command is not obeyed; None takes the bundle's."""
     recover_s: float | None = 1.5
     """Time on the ground after which a fallen robot gets up by itself if the bundle has learned that, else is put on
     its feet at the same place [s]; None leaves it there."""

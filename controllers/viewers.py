@@ -60,7 +60,7 @@ class WebPage:
     def _obey(self, request: Request, session: Session) -> None:
         if isinstance(request, Say):
             given = session.command(request.text)
-            session.announce(describe(given, session.time, session.stack.config.understood_from))
+            session.announce(describe(given, session.time, session.stack.understood_from))
         elif isinstance(request, Push):
             heading = session.stack.heading
             cosine, sine = np.cos(heading), np.sin(heading)

@@ -190,7 +190,7 @@ def fails(tmp_path, monkeypatch, capfd, toy_encoder):
     """Call a command in an empty folder; it must fail as promised. Returns its line."""
     from failing_commands import failing
 
-    monkeypatch.setattr("motionlex.controllers.stack.TextEncoder", toy_encoder)
+    monkeypatch.setattr("motionlex.controllers.bundle.TextEncoder", toy_encoder)
     monkeypatch.setenv("MOTIONLEX_CACHE", str(tmp_path / "cache"))
     work = tmp_path / "work"
     work.mkdir()

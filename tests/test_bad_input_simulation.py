@@ -131,7 +131,7 @@ ODD += [
 
 @pytest.mark.parametrize("text", ODD)
 def test_odd_texts_are_still_commands(text, tiny_bundle, capsys, monkeypatch, toy_encoder):
-    monkeypatch.setattr("motionlex.controllers.stack.TextEncoder", toy_encoder)
+    monkeypatch.setattr("motionlex.controllers.bundle.TextEncoder", toy_encoder)
     from motionlex.scripts.simulate import main
 
     assert main(["--bundle", str(tiny_bundle), "--json", f"{text}:0.04"]) == 0

@@ -19,7 +19,7 @@ from motionlex.scripts.simulate import main
 @pytest.fixture(autouse=True)
 def quick_text(monkeypatch, toy_encoder, tmp_path):
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    monkeypatch.setattr("motionlex.controllers.stack.TextEncoder", toy_encoder)
+    monkeypatch.setattr("motionlex.controllers.bundle.TextEncoder", toy_encoder)
 
 
 def test_commands_and_durations():

@@ -20,7 +20,7 @@ from motionlex.scripts.simulate import main
 @pytest.fixture
 def simulate(tiny_bundle, toy_encoder, monkeypatch, tmp_path, capsys):
     """Run the command with a watcher instead of a page; returns it and the JSON."""
-    monkeypatch.setattr("motionlex.controllers.stack.TextEncoder", toy_encoder)
+    monkeypatch.setattr("motionlex.controllers.bundle.TextEncoder", toy_encoder)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
 
     def call(watcher, *flags):

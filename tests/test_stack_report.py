@@ -27,7 +27,7 @@ def test_all_stages_from_the_command_to_the_files(
     evaluator, tiny_bundle, toy_dataset, toy_encoder, monkeypatch, tmp_path, capsys
 ):
     monkeypatch.setattr(evaluation_report, "load_dataset", toy_dataset)
-    monkeypatch.setattr("motionlex.controllers.stack.TextEncoder", toy_encoder)
+    monkeypatch.setattr("motionlex.controllers.bundle.TextEncoder", toy_encoder)
     tracked = []
 
     def tracking(folder, flags):
@@ -78,7 +78,7 @@ def test_data_without_an_evaluator_is_reported_without_recall(
 ):
     from motionlex.data.datasets import MotionData
 
-    monkeypatch.setattr("motionlex.controllers.stack.TextEncoder", toy_encoder)
+    monkeypatch.setattr("motionlex.controllers.bundle.TextEncoder", toy_encoder)
     toy = MotionData(name="toy", train=toy_clips, validation=(), hz=50.0)
     monkeypatch.setattr(evaluation_report, "load_dataset", lambda name, root, hz: toy)
     assert main([str(tiny_bundle), "--stage", "data", "--json"]) == 0

@@ -1,8 +1,9 @@
 """The columns of DAPS's tables 1 and 2, with what the paper reports."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from motionlex.motion_vae.images.distance_job import DISTANCES, FID, NOTES, DistanceJob, with_inception
+from motionlex.motion_vae.images.jobs import Experiment
 from motionlex.motion_vae.images.model_experiments import Row, experiment
 from motionlex.motion_vae.images.tables import BETA_ELBO, KL, LOG_LIKELIHOOD, PERPLEXITY, PSNR, SSIM, USAGE
 
@@ -127,30 +128,22 @@ TABLE1 = experiment(
     notes=(LAST_CHECKPOINT, PUBLISHED),
 )
 
-TABLE1_CIFAR = with_inception(
-    experiment(
-        "table1-cifar",
-        "DAPS, table 1 (CIFAR-10)",
-        setting="cifar10",
-        data="cifar10",
-        rows=column_rows(CIFAR10),
-        measures=COLOUR_MEASURES,
-        notes=(LAST_CHECKPOINT, PUBLISHED, STANDARDISED, CIFAR10_FID, *NOTES),
-        job=DistanceJob,
+
+def _colour_table(name: str, summary: str, setting: str, data: str, rows: Sequence[Row], its_fid: str) -> Experiment:
+    """One column of colour images, with distances between features."""
+    notes = (LAST_CHECKPOINT, PUBLISHED, STANDARDISED, its_fid, *NOTES)
+    made = experiment(
+        name, summary, setting=setting, data=data, rows=rows, measures=COLOUR_MEASURES, notes=notes, job=DistanceJob
     )
+    return with_inception(made)
+
+
+TABLE1_CIFAR = _colour_table(
+    "table1-cifar", "DAPS, table 1 (CIFAR-10)", "cifar10", "cifar10", column_rows(CIFAR10), CIFAR10_FID
 )
 
-TABLE1_IMAGENET = with_inception(
-    experiment(
-        "table1-imagenet",
-        "DAPS, table 1 (ImageNet-256)",
-        setting="imagenet256",
-        data="imagenet",
-        rows=column_rows(IMAGENET),
-        measures=COLOUR_MEASURES,
-        notes=(LAST_CHECKPOINT, PUBLISHED, STANDARDISED, IMAGENET_FID, *NOTES),
-        job=DistanceJob,
-    )
+TABLE1_IMAGENET = _colour_table(
+    "table1-imagenet", "DAPS, table 1 (ImageNet-256)", "imagenet256", "imagenet", column_rows(IMAGENET), IMAGENET_FID
 )
 
 TABLE2 = experiment(
@@ -163,15 +156,11 @@ TABLE2 = experiment(
     notes=(LAST_CHECKPOINT, PUBLISHED),
 )
 
-TABLE2_CIFAR = with_inception(
-    experiment(
-        "table2-cifar",
-        "DAPS, table 2: beta = 1 (CIFAR-10)",
-        setting="cifar10_beta1",
-        data="cifar10",
-        rows=column_rows(CIFAR10_BETA1, tiny_changes=WHOLE_ELBO),
-        measures=COLOUR_MEASURES,
-        notes=(LAST_CHECKPOINT, PUBLISHED, STANDARDISED, CIFAR10_FID, *NOTES),
-        job=DistanceJob,
-    )
+TABLE2_CIFAR = _colour_table(
+    "table2-cifar",
+    "DAPS, table 2: beta = 1 (CIFAR-10)",
+    "cifar10_beta1",
+    "cifar10",
+    column_rows(CIFAR10_BETA1, tiny_changes=WHOLE_ELBO),
+    CIFAR10_FID,
 )
