@@ -50,7 +50,7 @@ def benchmark_loop(
     try:
         stack = Stack(load_bundle(resolve_bundle(None if bundle is None else str(bundle))), seed=seed)
         began = time.perf_counter()
-        stack.warm_up()
+        stack.hearing.warm_up()
         text_load_s = time.perf_counter() - began
         stack.command("walk forward")
         if path:
@@ -58,7 +58,8 @@ def benchmark_loop(
         for _ in range(round(WARM_UP_S * stack.hz)):
             stack.step()
         control: list[float] = []
-        decided, waited, segments = len(stack.decided_s), stack.waited_s, stack.segments
+        drafting = stack.drafting
+        decided, waited, segments = len(drafting.decided_s), drafting.waited_s, stack.segments
         began = time.perf_counter()
         for step in range(round(seconds * stack.hz)):
             started = time.perf_counter()
@@ -67,7 +68,11 @@ def benchmark_loop(
             stack.step()
             control.append(time.perf_counter() - started)
         total = time.perf_counter() - began
-        planning, waited, segments = stack.decided_s[decided:], stack.waited_s - waited, stack.segments - segments
+        planning, waited, segments = (
+            stack.drafting.decided_s[decided:],
+            stack.drafting.waited_s - waited,
+            stack.segments - segments,
+        )
         text_s, reaction_s = _reaction(stack)
     finally:
         torch.set_num_threads(before)

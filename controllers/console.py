@@ -101,7 +101,7 @@ class Console:
         session = self.session
         given = session.command(instruction.text)
         self._last = instruction
-        answer = describe(given, session.time, session.stack.understood_from)
+        answer = describe(given, session.time, session.stack.hearing.understood_from)
         if self._live:
             return answer
         session.announce(answer)

@@ -172,6 +172,6 @@ def foreign_text(stacks: Stacks, own: Sequence[str]) -> dict[str, Value]:
     return {
         "refused": share([not command.understood for command in commands]),
         "own_refused": share([not stack.command(text).understood for text in own]),
-        "threshold": stack.understood_from,
+        "threshold": stack.hearing.understood_from,
         "obeyed": obeyed,
     }

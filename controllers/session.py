@@ -116,7 +116,10 @@ class Session:
         Raises:
             UserError: If the text is empty.
         """
+        before = self.stack.path
         given = self.stack.command(text)
+        if before is not None and self.stack.path is None:
+            self.announce("who stands still goes nowhere: the velocity or goal is given up")
         self._reports.begin(given, time=self.time, qpos=self._last, hz=self.stack.hz)
         self._told = True
         return given
@@ -188,6 +191,14 @@ class Session:
     def steer(self, forward: float, left: float, turn: float) -> VelocityCommand:
         """Let the robot move at a velocity [m/s] and turn rate [rad/s]; returns what it was limited to."""
         return self.stack.steer(forward, left, turn)
+
+    def go_to(self, x: float, y: float) -> None:
+        """Let the robot go to a place in the world [m] and stay there; words before that are over.
+
+        Raises:
+            UserError: If there is no such place.
+        """
+        self.stack.go_to(x, y)
 
     def let_go(self) -> None:
         """Follow no path any more."""

@@ -14,18 +14,21 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from motionlex.controllers.bundle import Bundle, bundle_encoder, load_bundle, nearest_action, resolve_bundle
+from motionlex.controllers.bundle import Bundle, load_bundle, resolve_bundle
 from motionlex.controllers.code_sampling import SamplingConfig
 from motionlex.controllers.com_path import ComPath, VelocityCommand
+from motionlex.controllers.course import Course
 from motionlex.controllers.drafting import Drafting
 from motionlex.controllers.episode import is_down
+from motionlex.controllers.goal import Goal
+from motionlex.controllers.hearing import Hearing
 from motionlex.controllers.latent_data import REPLAN_FRAMES
 from motionlex.controllers.path_leading import leading_path
 from motionlex.controllers.placement import Placement, clamp_anchor
 from motionlex.controllers.planner import DesiredPath, Planner, Segment
 from motionlex.controllers.recovery import Recovery
-from motionlex.controllers.stack_state import LONGEST_TEXT, REST, Command, StackConfig, State
-from motionlex.controllers.text import Encoder, TextFunction
+from motionlex.controllers.stack_state import Command, StackConfig, State
+from motionlex.controllers.text import TextFunction
 from motionlex.controllers.tracker import Tracker
 from motionlex.data import quaternion
 from motionlex.data.errors import UserError
@@ -68,16 +71,10 @@ class Stack:
         self.bundle = bundle
         self.hz = bundle.meta.hz
         self.config = StackConfig() if config is None else config
-        given = self.config.understood_from
-        self.understood_from = bundle.meta.understood_from if given is None else given
-        """Cosine similarity to the nearest caption below which a command is not obeyed."""
+        self.hearing = Hearing(bundle, encode, self.config.understood_from)
+        """What words are taken for."""
         self.robot = get_robot(bundle.meta.robot)
         self.kinematics = ForwardKinematics(self.robot)
-        self._encoder: Encoder | None = None
-        if encode is None:
-            self._encoder = bundle_encoder(bundle)
-            encode = self._encoder.encode
-        self._encode = encode
         sampling = SamplingConfig(**bundle.meta.sampling) if sampling is None else sampling
         self._generator = torch.Generator().manual_seed(seed)
         self._planner = Planner(
@@ -90,9 +87,10 @@ class Stack:
             blend_frames=self.config.blend_frames,
         )
         self.tracker = Tracker(bundle.low_level, self.robot)
-        self._getting_up = self._encode([bundle.meta.get_up])[0] if bundle.meta.get_up else None
+        self._getting_up = self.hearing.embed(bundle.meta.get_up) if bundle.meta.get_up else None
         self._recovery = Recovery(self.hz, lying_s=self.config.recover_s, rises=self._getting_up is not None)
-        self._drafting = Drafting(self._planner, min(round(self.config.lead_s * self.hz), REPLAN_FRAMES - 1))
+        self.drafting = Drafting(self._planner, min(round(self.config.lead_s * self.hz), REPLAN_FRAMES - 1))
+        """Decides segments ahead of time, and knows how long that took."""
         self.commands: list[Command] = []
         self.fell = False
         self.time = 0.0
@@ -100,7 +98,8 @@ class Stack:
         self._text: Float[Tensor, "piece width"] | None = None
         self._heard: Float[Tensor, "piece width"] | None = None
         self._obeyed: Float[Tensor, "piece width"] | None = None
-        self._path: ComPath | VelocityCommand | None = None
+        self._course = Course(bundle.autoencoder.statistics)
+        self._resting = False
         self._start(self._standing(np.zeros(2), 0.0))
         self._origin = self._planner.com.copy()
 
@@ -126,25 +125,10 @@ class Stack:
         """
         return cls(load_bundle(resolve_bundle(name)), seed=seed, sampling=sampling, config=config)
 
-    def warm_up(self) -> None:
-        """Read the weights of the text encoder now: the first new words would stop a running robot for seconds."""
-        if self._encoder is not None:
-            self._encoder.load()
-
     def _standing(self, xy: Float[np.ndarray, " 2"], yaw: float) -> Float[np.ndarray, " coordinate"]:
         """Return the default pose on its feet at a place."""
         root = np.concatenate((xy, [self.robot.standing_height], quaternion.from_yaw(yaw)))
         return np.concatenate((root, self.robot.default_pose))
-
-    @property
-    def waited_s(self) -> float:
-        """Time that control steps have waited for codes [s]."""
-        return self._drafting.waited_s
-
-    @property
-    def decided_s(self) -> list[float]:
-        """Time that choosing, decoding and placing took, by segment [s]."""
-        return self._drafting.decided_s
 
     @property
     def obeying(self) -> bool:
@@ -160,7 +144,7 @@ class Stack:
 
     def _plan_from(self, qpos: Float[np.ndarray, " coordinate"]) -> None:
         """Begin an empty plan whose frame is the world's, as if a pose had been held for long."""
-        self._drafting.discard()
+        self.drafting.discard()
         self._planner.reset(qpos)
         self._placement = Placement(xy=np.zeros(2), yaw=0.0)
         self._segment: Segment | None = None
@@ -171,8 +155,9 @@ class Stack:
         """Put the robot on its feet where it began; commands, time and path begin anew, draws of codes go on."""
         self._start(self._standing(np.zeros(2), 0.0))
         self.commands, self.fell, self.time, self.segments = [], False, 0.0, 0
-        self._drafting.waited_s = 0.0
-        self._text = self._path = None
+        self.drafting.waited_s = 0.0
+        self._text, self._resting = None, False
+        self._course.clear()
 
     @property
     def qpos(self) -> Float[np.ndarray, " coordinate"]:
@@ -200,9 +185,19 @@ class Stack:
         return float(quaternion.yaw(self.qpos[None, 3:7])[0])
 
     @property
+    def _now(self) -> tuple[float, Float[np.ndarray, " 2"], float]:
+        """Time, place and heading as a course counts them."""
+        return self.time, self.com - self._origin, self.heading
+
+    @property
     def path(self) -> ComPath | VelocityCommand | None:
         """What the centre of mass is to follow."""
-        return self._path
+        return self._course.path
+
+    @property
+    def goal(self) -> Float[np.ndarray, " 2"] | None:
+        """Where the centre of mass is to go, in the world [m]."""
+        return None if self._course.goal is None else self._course.goal.xy + self._origin
 
     @property
     def start_com(self) -> Float[np.ndarray, " 2"]:
@@ -222,35 +217,44 @@ class Stack:
         Raises:
             UserError: If the text is empty.
         """
-        words = text[:LONGEST_TEXT].strip()
-        if not words:
-            raise UserError('the command is empty: say what the robot should do, e.g. "walk forward"')
-        embedding = self._encode([words])[0]
-        action, similarity = nearest_action(embedding[0], self.bundle.captions)
-        understood = similarity >= self.understood_from
-        self._text = embedding if understood else self._encode([REST])[0]
+        heard = self.hearing.hear(text, self.time)
+        self._text, self._resting = heard.text, heard.resting
         if com_path is not None:
             self.follow(com_path)
-        command = Command(text=text, action=action, similarity=similarity, start_s=self.time, understood=understood)
-        self.commands.append(command)
-        return command
+        elif heard.resting:
+            self._course.halt()
+        self.commands.append(heard.command)
+        return heard.command
 
     def follow(self, path: ComPath | None) -> ComPath | None:
         """Let the centre of mass follow a path from now on.
 
         Args:
             path: Its time 0 is now, its origin where the centre of mass is now, and its x axis the present heading. It
-                takes longer where it is faster than the motions that the autoencoder has seen; None ends any path.
+                takes longer where it is faster than the motions that the autoencoder has seen; None ends any path,
+                velocity or goal.
 
         Returns:
             What is followed, in time since the start and relative to where the robot started.
         """
         if path is None:
-            self._path = None
+            self._course.clear()
             return None
-        begun = path.limited(self.bundle.autoencoder.statistics).begun(self.time, self.com - self._origin, self.heading)
-        self._path = begun
-        return begun
+        return self._course.follow(path, *self._now)
+
+    def go_to(self, x: float, y: float) -> None:
+        """Let the robot go to a place and stay there. Words that came before are over, later ones hold beside it.
+
+        Args:
+            x: Where the centre of mass is to be, in the world [m].
+            y: The same, to the left of where the robot faced at the start [m].
+
+        Raises:
+            UserError: If the place is not finite, or too far away.
+        """
+        self._course.go_to(Goal(xy=np.array([x, y]) - self._origin))
+        self._course.update(*self._now)
+        self._text, self._resting = self.hearing.rest, True
 
     def forget(self) -> None:
         """Obey no words any more: from the next segment on the path alone says what to do."""
@@ -267,20 +271,11 @@ class Stack:
         Returns:
             What is followed: the velocity, limited to what the autoencoder has seen.
         """
-        wanted = VelocityCommand(
-            velocity=np.array([forward, left]),
-            turn=turn,
-            start_s=self.time,
-            start_xy=self.com - self._origin,
-            start_yaw=self.heading,
-        )
-        allowed = wanted.limited(self.bundle.autoencoder.statistics)
-        self._path = allowed
-        return allowed
+        return self._course.steer(forward, left, turn, *self._now)
 
     def reseed(self, seed: int) -> None:
         """Draw codes from another seed from the next segment that is not decided yet on."""
-        self._drafting.settle()  # its draws are of the seed before
+        self.drafting.settle()  # its draws are of the seed before
         self._generator.manual_seed(seed)
 
     def push(self, velocity: Float[np.ndarray, " 2"]) -> None:
@@ -304,10 +299,10 @@ class Stack:
             codes, frame = np.zeros(0, dtype=np.int64), 0
         else:
             codes, frame = self._segment.codes, self._cursor
-            if self._drafting.due(self._cursor):
+            if self.drafting.due(self._cursor):
                 # The wishes are made of the plan's end, which committing moves on.
                 self._planner.commit(REPLAN_FRAMES)
-                self._drafting.begin(*self._wishes(self._drafting.lead))
+                self.drafting.begin(*self._wishes(self.drafting.lead))
         return State(
             time=self.time,
             qpos=self.qpos,
@@ -323,20 +318,22 @@ class Stack:
         """Return text and path for a segment that begins some frames from now."""
         if self._recovery.rising and self._getting_up is not None:
             return self._getting_up, None
-        if self._text is None and self._path is None:
+        path = self._desired_path(ahead)
+        if self._text is None and path is None:
             raise UserError("the stack has no command yet: call Stack.command(text) before Stack.step()")
         self._heard = self._text
-        text = torch.zeros(1, self.bundle.latent_policy.config.text) if self._text is None else self._text
-        return text, self._desired_path(ahead)
+        if self._text is None or (self._resting and path is not None):  # who is to go somewhere does not stand
+            return torch.zeros(1, self.bundle.latent_policy.config.text), path
+        return self._text, path
 
     def _renew(self) -> None:
         """Begin the next segment: the drafted one, or one that is decided now."""
-        segment = self._drafting.take()
+        segment = self.drafting.take()
         if segment is None:
             self._planner.commit(self._cursor)
         self._follow_the_robot()
         if segment is None:
-            segment = self._drafting.decide(*self._wishes(0))
+            segment = self.drafting.decide(*self._wishes(0))
         self._segment, self._obeyed = segment, self._heard
         self._frames = self._placement.state(segment.qpos, segment.qvel)
         self._cursor = 0
@@ -382,10 +379,11 @@ class Stack:
 
     def _desired_path(self, ahead: int = 0) -> DesiredPath | None:
         """The desired path of the frames after the next ``ahead`` ones, in the plan frame."""
-        if self._path is None:
+        self._course.update(*self._now)
+        if self._course.path is None:
             return None
         return leading_path(
-            self._path,
+            self._course.path,
             now_s=self.time,
             start_s=self.time + ahead / self.hz,
             hz=self.hz,

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from motionlex.controllers.com_path import VelocityCommand
 from motionlex.controllers.console import describe, describe_steering
-from motionlex.controllers.web_requests import FASTEST, Pause, Push, Request, Reset, Say, Speed, Steer
+from motionlex.controllers.web_requests import CAPACITY, FASTEST, Go, Pause, Push, Request, Reset, Say, Speed, Steer
 from motionlex.controllers.web_session import WebSession
 from motionlex.data.errors import UserError
+from motionlex.envs.steering import LET_GO, WINDOW_KEYS, Velocity, pressed
 from motionlex.envs.viewer import NativeViewer
 
 if TYPE_CHECKING:
@@ -60,7 +64,7 @@ class WebPage:
     def _obey(self, request: Request, session: Session) -> None:
         if isinstance(request, Say):
             given = session.command(request.text)
-            session.announce(describe(given, session.time, session.stack.understood_from))
+            session.announce(describe(given, session.time, session.stack.hearing.understood_from))
         elif isinstance(request, Push):
             heading = session.stack.heading
             cosine, sine = np.cos(heading), np.sin(heading)
@@ -75,11 +79,13 @@ class WebPage:
             if request.velocity is None:
                 session.let_go()
             else:
-                got = session.steer(*request.velocity)
-                limited = describe_steering(got, request.velocity) if got.numbers != request.velocity else ""
-                if limited and limited != self._limited:  # sliders ask many times a second
-                    self.tell(limited)
-                self._limited = limited
+                self._limited = steer(session, request.velocity, self._limited, self.tell)
+        elif isinstance(request, Go):
+            if request.xy is None:
+                session.let_go()
+            else:
+                session.go_to(*request.xy)
+                session.announce(f"goes to ({request.xy[0]:.1f}, {request.xy[1]:.1f}) m")
         elif isinstance(request, Pause):
             session.display.run_at(paused=request.paused)
         elif isinstance(request, Speed):  # where the page's slider says 0, the robot stands still
@@ -90,8 +96,24 @@ class WebPage:
         self._web.close()
 
 
+def steer(session: Session, velocity: Velocity, limited: str, tell: Callable[[str], None]) -> str:
+    """Let the robot move at a velocity, and say once how it was limited; returns what was said last.
+
+    Args:
+        session: Whose robot.
+        velocity: Forward, to the left [m/s], turn [rad/s].
+        limited: What was said last, since sliders ask many times a second.
+        tell: Told of limits.
+    """
+    got = session.steer(*velocity)
+    words = describe_steering(got, velocity) if got.numbers != velocity else ""
+    if words and words != limited:
+        tell(words)
+    return words
+
+
 class Window:
-    """MuJoCo's own window: to look at."""
+    """MuJoCo's own window: to look at, and to steer by the arrow keys."""
 
     def __init__(self, stack: Stack) -> None:
         """Open the window.
@@ -99,7 +121,9 @@ class Window:
         Raises:
             UserError: If there is no display.
         """
-        self._window = NativeViewer(stack.tracker.simulator)
+        self._keys: deque[int] = deque(maxlen=CAPACITY)  # the window calls from a thread of its own
+        self._limited = ""
+        self._window = NativeViewer(stack.tracker.simulator, self._keys.append)
 
     def draw(self, state: State) -> None:
         """Draw the present state."""
@@ -112,7 +136,15 @@ class Window:
         """Do nothing: there are none."""
 
     def obey(self, session: Session) -> None:
-        """Do nothing: nothing can be asked for."""
+        """Steer as the keys say: arrows walk and turn, comma and full stop step aside, slash lets go."""
+        while self._keys:
+            name = WINDOW_KEYS.get(self._keys.popleft())
+            path = session.stack.path
+            if name == LET_GO:
+                session.let_go()
+            elif name is not None:
+                before = path.numbers if isinstance(path, VelocityCommand) else (0.0, 0.0, 0.0)
+                self._limited = steer(session, pressed(before, name), self._limited, session.announce)
 
     def close(self) -> None:
         """Close the window."""

@@ -75,7 +75,15 @@ class Steer:
     """Forward, to the left [m/s], turn to the left [rad/s]; None follows nothing."""
 
 
-Request = Say | Push | Reset | Pause | Speed | Steer
+@dataclass(frozen=True, kw_only=True)
+class Go:
+    """Go to a place."""
+
+    xy: tuple[float, float] | None
+    """The place in the world [m]; None goes nowhere."""
+
+
+Request = Say | Push | Reset | Pause | Speed | Steer | Go
 
 
 def clean_prompt(text: str) -> str:
@@ -173,6 +181,11 @@ class Requests:
         if velocity is None or all(map(math.isfinite, velocity)):
             self._replace(Steer(velocity=velocity))
 
+    def go_to(self, xy: tuple[float, float] | None) -> None:
+        """Queue a place, or none; ignored if it is made of anything but numbers."""
+        if xy is None or all(map(math.isfinite, xy)):
+            self._replace(Go(xy=xy))
+
     def take(self) -> list[Request]:
         """Return what has come in, in order, and forget it."""
         with self._changed:
@@ -207,5 +220,5 @@ class Requests:
 
 
 __all__ = [
-    "Pause", "Push", "RateLimit", "Request", "Requests", "Reset", "Say", "Speed", "Steer", "clean_prompt",
+    "Go", "Pause", "Push", "RateLimit", "Request", "Requests", "Reset", "Say", "Speed", "Steer", "clean_prompt",
 ]  # fmt: skip

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float
 
+from motionlex.controllers.com_path import VelocityCommand
 from motionlex.controllers.conditions import WINDOW
 from motionlex.controllers.stack import Stack
 from motionlex.controllers.stack_state import State
@@ -67,6 +68,8 @@ class WebSession:
             codes=None if state is None or len(state.codes) == 0 else state.codes,
             planned=stack.kinematics(plan).com[:, :2] if len(plan) > 1 else None,
             wanted=self._wanted(),
+            steered=isinstance(stack.path, VelocityCommand),
+            goal=stack.goal,
         )
         self.viewer.draw(sketch)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
@@ -29,15 +30,19 @@ class Screen(Protocol):
 class NativeViewer:
     """MuJoCo's own window."""
 
-    def __init__(self, simulator: Simulator) -> None:
+    def __init__(self, simulator: Simulator, on_key: Callable[[int], None] | None = None) -> None:
         """Open the window.
+
+        Args:
+            simulator: What to show.
+            on_key: Called with the code of every key that is pressed (GLFW), on a thread of the window's.
 
         Raises:
             UserError: If there is no display.
         """
         if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
             raise UserError("--viewer native needs a display and none is set; use --viewer web or --video FILE")
-        self._window = mujoco.viewer.launch_passive(simulator.model, simulator.data)
+        self._window = mujoco.viewer.launch_passive(simulator.model, simulator.data, key_callback=on_key)
 
     def show(self) -> None:
         """Draw the present state."""

@@ -16,6 +16,7 @@ import viser
 from jaxtyping import Float, Int
 
 from motionlex.envs.web_scene import DONE, GHOST, WANTED
+from motionlex.envs.web_steering import Flag, Steered, Steering
 
 LINES = 5
 """Messages that stay on the page."""
@@ -28,8 +29,6 @@ PUSHES = {
     "to the right": (0.0, -0.6),
 }
 """Changes of velocity, forward and to the left [m/s]."""
-STEERING = {"forward m/s": (-0.6, 1.2), "left m/s": (-0.5, 0.5), "turn rad/s": (-1.0, 1.0)}
-"""Ranges of the steering sliders."""
 PLOTS = ("Height of the root [m]", "Speed [m/s]", "Highest torque [% of the motor's limit]")
 """Titles of the plots, in the order of the history's columns."""
 ACROSS = 16
@@ -41,7 +40,7 @@ BOX = "padding:0 0.75em 0.4em;font-size:0.85em;line-height:1.35"
 
 
 @runtime_checkable
-class Listener(Protocol):
+class Listener(Steered, Protocol):
     """Is told what people want; every method returns at once and may be called from any thread."""
 
     def say(self, text: str, client: int) -> str | None:
@@ -59,29 +58,30 @@ class Listener(Protocol):
     def speed(self, factor: float) -> None:
         """Take a wish for a factor of real time."""
 
-    def steer(self, velocity: tuple[float, float, float] | None) -> None:
-        """Take a wish for a velocity forward, to the left [m/s] and a turn rate [rad/s]; None for no wish."""
-
 
 class Panel:
     """The widgets."""
 
-    def __init__(self, server: viser.ViserServer, listener: Listener | None, suggestions: Sequence[str]) -> None:
+    def __init__(
+        self, server: viser.ViserServer, listener: Listener | None, suggestions: Sequence[str], flag: Flag
+    ) -> None:
         """Send the widgets.
 
         Args:
             server: Where to show them.
             listener: Who is told; None leaves the controls out.
             suggestions: Prompts that a button sends.
+            flag: What is dragged to where the robot is to go.
         """
         self._listener, self._lines = listener, deque[str](maxlen=LINES)
         self._paused, self._pause, self._speed = False, None, None
+        self._steering: Steering | None = None
         gui = server.gui
         gui.configure_theme(show_logo=False, show_share_button=False)
         self._said = gui.add_html("")
         if listener is not None:
-            reset = self._add_commands(gui, listener, suggestions)
-            self._add_steering(gui, listener, reset)
+            self._add_commands(gui, listener, suggestions)
+            self._steering = Steering(gui, listener, flag)
             server.on_client_connect(self._add_prompt)
         measured = gui.add_panel()
         with measured.add_tab("Measured", viser.Icon.CHART_LINE):
@@ -114,8 +114,8 @@ class Panel:
         form.on_submit(tell)
         send.on_click(tell)
 
-    def _add_commands(self, gui: viser.GuiApi, listener: Listener, suggestions: Sequence[str]) -> viser.GuiButtonHandle:
-        """Add what starts and stops; returns the button that begins anew."""
+    def _add_commands(self, gui: viser.GuiApi, listener: Listener, suggestions: Sequence[str]) -> None:
+        """Add what starts and stops."""
         if suggestions:
             known = gui.add_button_group("It knows", tuple(suggestions))
             known.on_click(lambda event: _complain(event.client, listener.say(event.target.value, event.client_id)))
@@ -134,27 +134,6 @@ class Panel:
         )
         reset = gui.add_button("Reset", icon=viser.Icon.REFRESH)
         reset.on_click(lambda event: _complain(event.client, listener.reset(event.client_id)))
-        return reset
-
-    def _add_steering(self, gui: viser.GuiApi, listener: Listener, reset: viser.GuiButtonHandle) -> None:
-        with gui.add_folder("Steer", expand_by_default=False):
-            on = gui.add_checkbox("Follow", False, hint="Move at this velocity while obeying the words")
-            sliders = [
-                gui.add_slider(name, min=low, max=high, step=0.05, initial_value=0.0)
-                for name, (low, high) in STEERING.items()
-            ]
-
-        def steer(_: object) -> None:
-            forward, left, turn = (float(slider.value) for slider in sliders)
-            listener.steer((forward, left, turn) if on.value else None)
-
-        for widget in (on, *sliders):
-            widget.on_update(steer)
-
-        def let_go(_: object) -> None:
-            on.value = False
-
-        reset.on_click(let_go)
 
     def tell(self, message: str) -> None:
         """Show a message above the older ones; it is plain text, whatever it holds."""
@@ -171,6 +150,11 @@ class Panel:
             self._pause.icon = viser.Icon.PLAYER_PLAY if paused else viser.Icon.PLAYER_PAUSE
             if abs(self._speed.value - speed) > 1e-9:
                 self._speed.value = speed
+
+    def show_wishes(self, *, steered: bool, goal: bool) -> None:
+        """Make the boxes say whether a velocity or a goal is followed, whoever changed it."""
+        if self._steering is not None:
+            self._steering.show(steered=steered, goal=goal)
 
     def show_codes(self, codes: Int[np.ndarray, " token"]) -> None:
         """Show the codes of the running segment as cells, one colour per code."""

@@ -16,6 +16,7 @@ from jaxtyping import Float
 
 from motionlex.data import quaternion
 from motionlex.envs.painter import TrackingCamera
+from motionlex.envs.web_steering import Flag
 
 FLOOR_M = 40.0
 """Side of the floor that slides along under the robot [m]."""
@@ -196,6 +197,7 @@ class Scene:
         self.ghost = Figure(server, "/world/ghost", shape, ghost=True)
         self.wanted = Trace(server, "/world/wanted", WANTED, height=0.012)
         self.planned = Trace(server, "/world/planned", GHOST, height=0.016)
+        self.flag = Flag(server, self._world)
         self.walked = Trace(server, "/world/walked", DONE, height=0.008)
 
     def look_at(self, root: Float[np.ndarray, " 3"]) -> None:

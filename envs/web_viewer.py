@@ -37,10 +37,14 @@ class Sketch:
     """Pose that is planned for now, in the world; None hides the ghost."""
     codes: Int[np.ndarray, " token"] | None = None
     """Codes of the running segment."""
-    planned: Float[np.ndarray, "point 2"] | None = None
+    planned: Float[np.ndarray, "planned 2"] | None = None
     """Planned path of the centre of mass from now on [m]."""
-    wanted: Float[np.ndarray, "point 2"] | None = None
+    wanted: Float[np.ndarray, "wanted 2"] | None = None
     """Desired path of the centre of mass from now on [m]."""
+    steered: bool = False
+    """Whether that is a velocity."""
+    goal: Float[np.ndarray, " 2"] | None = None
+    """Where the centre of mass is to go [m]."""
 
 
 class WebViewer:
@@ -79,7 +83,7 @@ class WebViewer:
         self.url = _address(host, self.port, token)
         """Address to open in a browser, with the token if one is needed."""
         self._scene = Scene(self._server, simulator.model)
-        self.panel = Panel(self._server, listener, suggestions)
+        self.panel = Panel(self._server, listener, suggestions, self._scene.flag)
         """The widgets."""
         self._history = History(simulator.robot.torque_limit)
         self._pictured = self._paneled = -np.inf
@@ -117,6 +121,7 @@ class WebViewer:
         with self._server.atomic():
             self._scene.look_at(qpos[:3])
             self._scene.robot.pose(qpos)
+            self._scene.flag.stay_ahead(qpos)
             self._scene.ghost.show(sketch.planned_qpos is not None)
             if sketch.planned_qpos is not None:
                 self._scene.ghost.pose(sketch.planned_qpos)
@@ -131,6 +136,8 @@ class WebViewer:
             self._ratio, self._mark = max(0.0, sketch.time - before) / (now - since), (now, sketch.time)
         self._scene.planned.draw(sketch.planned)
         self._scene.wanted.draw(sketch.wanted)
+        self._scene.flag.draw(sketch.goal)
+        self.panel.show_wishes(steered=sketch.steered, goal=sketch.goal is not None)
         self._scene.walked.draw(table[::5, 4:])
         self.panel.show_history(table, self._ratio)
         if sketch.codes is not None:

@@ -81,3 +81,32 @@ def test_motion_is_driven_by_the_embedding_not_by_the_label(bundle, encode):
     ]
     assert np.array_equal(runs[0].qpos, runs[1].qpos)
     assert runs[0].commands[0].action != runs[1].commands[0].action
+
+
+def test_it_walks_to_a_goal_and_stays_there(bundle, encode):
+    stack = Stack(bundle, seed=1, encode=encode)
+    stack.command("stand still")
+    goal = np.array([1.0, -2.0])
+    stack.go_to(*goal)
+    away = []
+    for _ in range(16 * 50):
+        stack.step()
+        away.append(float(np.linalg.norm(stack.com - goal)))
+    assert away[0] > 2.0 and max(away[-100:]) < 0.5 and not stack.fell
+
+
+def test_told_to_stand_and_then_to_walk_it_walks_and_told_to_stand_again_it_stands(bundle, encode):
+    """The words for standing and a velocity contradict each other: heard together, they made it fall."""
+    stack = Stack(bundle, seed=0, encode=encode)
+    stack.command("stand still")
+    stack.steer(0.6, 0.0, 0.0)
+    for _ in range(5 * 50):
+        stack.step()
+    assert stack.com[0] > 2.0 and not stack.fell
+    stack.command("stay where you are")
+    for _ in range(4 * 50):
+        stack.step()
+    before = stack.com
+    for _ in range(50):
+        stack.step()
+    assert np.linalg.norm(stack.com - before) < 0.1 and not stack.fell

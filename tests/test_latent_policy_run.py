@@ -110,7 +110,7 @@ def test_three_runs_become_a_bundle_without_absolute_paths(tiny_vae_run, low_lev
     bundle = load_bundle(tmp_path / "bundle")
     assert set(bundle.captions) == {"stand", "wave"}
     assert bundle.meta.sampling["top_p"] == 0.9
-    assert bundle.meta.get_up == "get up" and Stack(bundle, encode=toy_encode).understood_from == 0.3
+    assert bundle.meta.get_up == "get up" and Stack(bundle, encode=toy_encode).hearing.understood_from == 0.3
     assert any(command.startswith("train_lowlevel --out runs/low") for command in bundle.meta.commands)
     for path in (tmp_path / "bundle").rglob("*.json"):
         assert str(tmp_path) not in path.read_text() and "/somewhere" not in path.read_text()

@@ -75,7 +75,7 @@ def test_weights_of_the_text_encoder_are_read_before_somebody_may_talk(tiny_bund
     monkeypatch.setattr("sys.stdin", SimpleNamespace(isatty=lambda: True))
     commands = () if live else ("walk:0.1",)
     simulation.simulate(simulation.SimulateFlags(commands=commands, bundle=str(tiny_bundle)))
-    assert stacks[0]._encoder.loaded == live
+    assert stacks[0].hearing._encoder.loaded == live
 
 
 def test_what_of_a_long_text_is_not_read_is_said(tiny_bundle, caplog):

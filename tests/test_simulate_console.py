@@ -158,7 +158,7 @@ def test_words_run_for_their_seconds_and_an_empty_line_repeats_them(console):
 
 
 def test_what_is_not_understood_is_said(console):
-    console.session.stack.understood_from = 0.9
+    console.session.stack.hearing.understood_from = 0.9
     console.handle("make me a coffee")
     assert "'make me a coffee' is not understood, the robot keeps standing: the nearest" in console.heard[0]
     assert "wanted 0.90" in console.heard[0]

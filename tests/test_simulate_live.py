@@ -209,6 +209,22 @@ def test_wishes_of_the_page_are_obeyed_between_steps(page, monkeypatch):
     session.display.obey(session)
     assert not session.display.paused
 
+    requests.go_to((1.5, -0.5))
+    session.display.obey(session)
+    np.testing.assert_allclose(session.stack.goal, [1.5, -0.5])
+    assert said[-1] == "goes to (1.5, -0.5) m"
+    requests.go_to((1e9, 0.0))
+    session.display.obey(session)
+    assert "goal" in told[-1]
+    requests.go_to((float("nan"), 0.0))
+    requests.go_to(None)
+    session.display.obey(session)
+    assert session.stack.goal is None and session.stack.path is None
+
+    requests.steer((0.1, 0.0, 0.0))
+    session.display.obey(session)
+    session.command("make me a coffee")
+    assert said[-1] == "who stands still goes nowhere: the velocity or goal is given up"
     requests.steer((0.1, 0.0, 0.0))
     requests.reset(2)
     session.display.obey(session)

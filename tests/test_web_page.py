@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 from websockets.sync.client import connect
 
+from motionlex.controllers.com_path import VelocityCommand
 from motionlex.controllers.console import Console
 from motionlex.controllers.display import Display
 from motionlex.controllers.live import Live
@@ -32,6 +33,7 @@ FLAGS = (
     "--disable-extensions", "--disable-background-networking", "--mute-audio",
 )  # fmt: skip
 DPR = float(os.environ.get("DPR", "0.3"))
+PAGES = []
 CODES = "document.querySelectorAll('[data-motionlex=codes] span')"
 
 
@@ -86,6 +88,32 @@ class Page(Wire):
         for kind in ("keyDown", "keyUp"):
             self.do("Input.dispatchKeyEvent", type=kind, key="Enter", code="Enter", windowsVirtualKeyCode=13, text="\r")
 
+    def key(self, letter):
+        """Press a key while no box has the focus."""
+        self.get("document.activeElement?.blur()")
+        for kind in ("keyDown", "keyUp"):
+            code = f"Key{letter.upper()}"
+            self.do(
+                "Input.dispatchKeyEvent", type=kind, key=letter, code=code, windowsVirtualKeyCode=ord(letter.upper())
+            )
+
+    def drag(self, here, there):
+        """Move the mouse from one pixel to another with its left button down."""
+        ways = np.linspace(here, there, 8)
+        self.do("Input.dispatchMouseEvent", type="mouseMoved", x=here[0], y=here[1])
+        time.sleep(0.5)
+        self.do("Input.dispatchMouseEvent", type="mousePressed", x=here[0], y=here[1], button="left", clickCount=1)
+        for x, y in ways.tolist():
+            self.do("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y, button="left", buttons=1)
+            time.sleep(0.1)
+        x, y = ways[-1].tolist()
+        self.do("Input.dispatchMouseEvent", type="mouseReleased", x=x, y=y, button="left", clickCount=1)
+
+    def settle(self):
+        """Wait until the scene has been drawn some times: the first pictures take long without a graphics card."""
+        self.get("window.drawn = 0; (function again() { drawn += 1; requestAnimationFrame(again); })()")
+        patiently(lambda: self.get("drawn") > 20)
+
     def reload(self):
         """Load the page anew, as F5 does, and wait until it says what it said before."""
         before = self.text()
@@ -101,6 +129,17 @@ class Page(Wire):
         found = f"[...document.querySelectorAll('button')].find(b => b.innerText.trim() === {json.dumps(label)})"
         patiently(lambda: self.get(f"!!{found}"))
         self.get(f"{found}.click()")
+
+
+def pixel(point, width, height):
+    """Where the page's first camera sees a point."""
+    eye, target = np.array([2.4, -2.2, 1.5]), np.array([0.0, 0.0, 0.75])
+    forward = (target - eye) / np.linalg.norm(target - eye)
+    right = np.cross(forward, [0.0, 0.0, 1.0])
+    right /= np.linalg.norm(right)
+    seen = np.array([right, -np.cross(right, forward), forward]) @ (point - eye)
+    focal = height / 2 / np.tan(np.radians(55.0) / 2)
+    return (seen[:2] / seen[2] * focal + np.array([width, height]) / 2).tolist()
 
 
 @pytest.fixture(scope="module")
@@ -126,18 +165,18 @@ def chromium(tmp_path_factory):
 @pytest.fixture(scope="module")
 def running():
     """A robot whose time runs by itself on a thread, with a page and nobody at the terminal."""
-    pages = []
+    PAGES.clear()
 
     def make():
         def display(stack):
-            pages.append(WebPage(stack, host="127.0.0.1", port=0))
-            return Display((), tuple(pages))
+            PAGES.append(WebPage(stack, host="127.0.0.1", port=0))
+            return Display((), tuple(PAGES))
 
         return Console(Session(Stack.from_bundle("builtin"), Outside(display=display)), live=True)
 
     live = Live(make)
     session = live.start().session
-    yield session.stack, pages[0].url
+    yield session.stack, PAGES[0].url
     live.stop()
 
 
@@ -192,6 +231,38 @@ def test_a_prompt_that_is_typed_in_the_page_moves_the_robot(chromium, running):
 
     patiently(obeyed)
     patiently(lambda: "'bow' is nearest to" in second.text())
+
+
+def test_a_flag_that_is_dragged_and_keys_say_where_the_robot_goes(chromium, running):
+    """The mouse takes the flag by its knob; where it lands is what a pinhole camera makes of the pointer's way, but for
+    the first pixels, before which it is no drag."""
+    stack, url = running
+    page = Page(chromium, url)
+    patiently(page.text)
+    viewer = PAGES[0]._web.viewer
+    PAGES[0]._web.requests.reset(9)
+    PAGES[0]._web.requests.go_to((0.5, -0.5))
+    patiently(lambda: stack.goal is not None and viewer._scene.flag._handle.visible)
+    page.press("Pause")
+    patiently(lambda: "Go on" in page.get("document.body.innerText"))
+    page.settle()
+    slid = np.array(viewer._scene._world.position)
+    width, height = page.get("[innerWidth, innerHeight]")
+    knob = np.array([*viewer._scene.flag.xy, 0.7]) + slid
+    there = knob + np.array([-0.6, 0.3, 0.0])
+    page.drag(pixel(knob, width, height), pixel(there, width, height))
+    patiently(lambda: np.linalg.norm(viewer._scene.flag.xy - (there - slid)[:2]) < 0.08)
+    page.press("Go on")
+    patiently(lambda: stack.goal is not None and np.linalg.norm(stack.goal - (there - slid)[:2]) < 0.08)
+
+    page.key("i")
+    patiently(lambda: stack.goal is None and isinstance(stack.path, VelocityCommand))
+    assert stack.path.numbers == (0.2, 0.0, 0.0)
+    page.key("j")
+    patiently(lambda: stack.path.numbers == (0.2, 0.0, 0.2))
+    patiently(lambda: not viewer._scene.flag._handle.visible)
+    page.key("h")
+    patiently(lambda: stack.path is None)
 
 
 def test_a_page_that_cannot_be_served_is_a_users_mistake_and_wakes_nobody():

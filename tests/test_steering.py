@@ -1,0 +1,80 @@
+"""Steering by keys: the velocities that they make, and MuJoCo's window."""
+
+import numpy as np
+import pytest
+
+from motionlex.controllers import viewers
+from motionlex.controllers.bundle import load_bundle
+from motionlex.controllers.com_path import VelocityCommand
+from motionlex.controllers.display import Display
+from motionlex.controllers.session import Outside, Session
+from motionlex.controllers.stack import Stack
+from motionlex.envs.steering import LET_GO, PAGE_KEYS, RANGES, STEPS, WINDOW_KEYS, pressed
+from motionlex.envs.web_steering import on_level
+
+UP, RIGHT, COMMA, SLASH = 265, 262, 44, 47
+
+
+def test_keys_change_the_velocity_in_steps_within_its_ranges():
+    assert pressed((0.0, 0.0, 0.0), "Faster forward") == (0.2, 0.0, 0.0)
+    assert pressed((0.3, 0.1, 0.0), "Slower, then backward") == (0.1, 0.1, 0.0)
+    assert pressed((0.2, 0.0, 0.9), "Turn left") == (0.2, 0.0, 1.0)
+    assert pressed((0.2, -0.5, 0.0), "Step right") == (0.2, -0.5, 0.0)
+    back = (0.0, 0.0, 0.0)
+    for name in ("Turn left", "Step left", "Faster forward", "Slower, then backward", "Step right", "Turn right"):
+        back = pressed(back, name)
+    assert back == (0.0, 0.0, 0.0)  # and not 1e-17
+
+
+def test_every_step_has_a_key_of_its_own():
+    assert set(PAGE_KEYS) == {*STEPS, LET_GO} == set(WINDOW_KEYS.values())
+    assert len(set(PAGE_KEYS.values())) == len(PAGE_KEYS) and not set(PAGE_KEYS.values()) & set("WASDQE")
+    for name, step in STEPS.items():
+        (axis,) = [axis for axis, part in enumerate(step) if part]
+        low, high = list(RANGES.values())[axis]
+        assert low < step[axis] < high, name
+
+
+def test_a_pointer_meets_the_floor_where_its_ray_does():
+    eye = np.array([0.0, 0.0, 2.0])
+    np.testing.assert_allclose(on_level(eye, np.array([1.0, 0.5, 1.0]), 0.0), [2.0, 1.0])
+    np.testing.assert_allclose(on_level(eye, np.array([1.0, 0.5, 1.0]), 0.5), [1.5, 0.75])
+    assert on_level(eye, np.array([1.0, 0.0, 2.0]), 0.0) is None  # level with the eye
+    assert on_level(eye, np.array([1.0, 0.0, 3.0]), 0.0) is None  # into the sky
+    assert on_level(eye, np.array([1.0, 0.0, 1.95]), 0.0) is None  # 40 m away
+
+
+class Still:
+    """MuJoCo's window where there is no display."""
+
+    def __init__(self, simulator, on_key):
+        self.press = on_key
+
+    def show(self):
+        pass
+
+    def close(self):
+        pass
+
+
+def test_the_arrows_of_the_window_steer(tiny_bundle, toy_encode, monkeypatch):
+    monkeypatch.setattr(viewers, "NativeViewer", Still)
+    said = []
+    outside = Outside(display=lambda stack: Display((), (viewers.Window(stack),)), say=said.append)
+    session = Session(Stack(load_bundle(tiny_bundle), encode=toy_encode), outside)
+    window = session.display.viewers[0]
+    for key in (UP, UP, RIGHT, COMMA, ord("X")):
+        window._window.press(key)
+    session.display.obey(session)
+    assert isinstance(session.stack.path, VelocityCommand)
+    expected = (0.4, 0.1, -0.2)
+    limits = session.stack.path.numbers  # the toy motions do not have all of it
+    assert limits[0] == pytest.approx(expected[0]) and abs(limits[1]) <= 0.1 and -0.2 <= limits[2] <= 0.0
+    for _ in range(4):
+        window._window.press(UP)
+    session.display.obey(session)
+    assert sum("more is not in the motions" in line for line in said) >= 1
+    window._window.press(SLASH)
+    session.display.obey(session)
+    assert session.stack.path is None
+    session.close()
