@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from motionlex.controllers.bundle import load_bundle, resolve_bundle
+from motionlex.controllers.evaluation_paths import arc_path
 from motionlex.controllers.latent_data import REPLAN_FRAMES
 from motionlex.controllers.stack import Stack
 from motionlex.data.errors import check_number
@@ -54,7 +55,7 @@ def benchmark_loop(
         text_load_s = time.perf_counter() - began
         stack.command("walk forward")
         if path:
-            stack.steer(PATH_SPEED, 0.0, 0.0)
+            stack.follow(arc_path(PATH_SPEED, 0.0, WARM_UP_S + seconds))
         for _ in range(round(WARM_UP_S * stack.hz)):
             stack.step()
         control: list[float] = []
@@ -68,11 +69,8 @@ def benchmark_loop(
             stack.step()
             control.append(time.perf_counter() - started)
         total = time.perf_counter() - began
-        planning, waited, segments = (
-            stack.drafting.decided_s[decided:],
-            stack.drafting.waited_s - waited,
-            stack.segments - segments,
-        )
+        planning, waited = drafting.decided_s[decided:], drafting.waited_s - waited
+        segments = stack.segments - segments
         text_s, reaction_s = _reaction(stack)
     finally:
         torch.set_num_threads(before)

@@ -12,11 +12,11 @@ from motionlex.controllers.com_path import LARGEST, ComPath
 from motionlex.data import quaternion
 from motionlex.data.errors import UserError
 
-WALK_MPS = 0.6
+WALK_MPS = 0.5
 """Speed towards a goal [m/s]."""
 GAIN_MPS2 = 0.7
 """How fast that speed is reached [m/s^2]."""
-TURN_RPS = 0.5
+TURN_RPS = 0.35
 """Rate of turning towards it [rad/s]."""
 AHEAD_RAD = 0.5
 """Largest angle to the goal at which the robot walks while it turns."""

@@ -96,8 +96,7 @@ class Stack:
         self.time = 0.0
         self.segments = 0
         self._text: Float[Tensor, "piece width"] | None = None
-        self._heard: Float[Tensor, "piece width"] | None = None
-        self._obeyed: Float[Tensor, "piece width"] | None = None
+        self._heard = self._obeyed = 0
         self._course = Course(bundle.autoencoder.statistics)
         self._resting = False
         self._start(self._standing(np.zeros(2), 0.0))
@@ -133,7 +132,7 @@ class Stack:
     @property
     def obeying(self) -> bool:
         """Whether the segment that runs was decided after the latest command."""
-        return self._segment is not None and self._obeyed is self._text
+        return self._segment is not None and self._obeyed == len(self.commands)
 
     def _start(self, qpos: Float[np.ndarray, " coordinate"]) -> None:
         """Put the robot at rest into a pose, with an empty plan."""
@@ -321,7 +320,7 @@ class Stack:
         path = self._desired_path(ahead)
         if self._text is None and path is None:
             raise UserError("the stack has no command yet: call Stack.command(text) before Stack.step()")
-        self._heard = self._text
+        self._heard = len(self.commands)
         if self._text is None or (self._resting and path is not None):  # who is to go somewhere does not stand
             return torch.zeros(1, self.bundle.latent_policy.config.text), path
         return self._text, path

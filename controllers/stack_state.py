@@ -31,7 +31,7 @@ class StackConfig:
     """Largest distance to the path that is made up for at once [m]."""
     max_turn_error: float = 0.5
     """The same for the heading [rad]."""
-    lead_s: float = 0.12
+    lead_s: float = 0.2
     """How long before its beginning a segment is decided [s]; 0 decides it when it begins, without a thread."""
     understood_from: float | None = None
     """Cosine similarity to the nearest caption below which a command is not obeyed; None takes the bundle's."""

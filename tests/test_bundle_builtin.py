@@ -92,7 +92,7 @@ def test_it_walks_to_a_goal_and_stays_there(bundle, encode):
     for _ in range(16 * 50):
         stack.step()
         away.append(float(np.linalg.norm(stack.com - goal)))
-    assert away[0] > 2.0 and max(away[-100:]) < 0.5 and not stack.fell
+    assert away[0] > 2.0 and min(away) < 0.3 and max(away[-100:]) < 0.7 and not stack.fell
 
 
 def test_told_to_stand_and_then_to_walk_it_walks_and_told_to_stand_again_it_stands(bundle, encode):

@@ -103,9 +103,9 @@ def test_the_plan_is_renewed_every_sixteen_steps_whatever_is_said(bundle, toy_en
     assert 16 / stack.hz <= 0.32
 
 
-@pytest.mark.parametrize(("lead_s", "given", "obeyed"), [(0.12, 9, 16), (0.12, 10, 32), (0.0, 15, 16), (0.0, 16, 16)])
+@pytest.mark.parametrize(("lead_s", "given", "obeyed"), [(0.2, 5, 16), (0.2, 6, 32), (0.0, 15, 16), (0.0, 16, 16)])
 def test_a_command_is_obeyed_from_the_next_segment_that_is_not_decided_yet(bundle, toy_encode, lead_s, given, obeyed):
-    """Codes are decided 0.12 s = 6 steps before their segment begins: the first that differ tell when it was obeyed."""
+    """Codes are decided 0.2 s = 10 steps before their segment begins: the first that differ tell when it was obeyed."""
     seen = []
     for text in ("wave", "stand"):
         stack = Stack(bundle, encode=toy_encode, config=StackConfig(lead_s=lead_s, understood_from=-1.0))

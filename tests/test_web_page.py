@@ -231,6 +231,8 @@ def test_a_prompt_that_is_typed_in_the_page_moves_the_robot(chromium, running):
 
     patiently(obeyed)
     patiently(lambda: "'bow' is nearest to" in second.text())
+    for page in (first, second):  # what is drawn without a graphics card is drawn at the cost of the next test
+        page.do("Page.close")
 
 
 def test_a_flag_that_is_dragged_and_keys_say_where_the_robot_goes(chromium, running):
