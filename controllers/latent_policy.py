@@ -115,7 +115,7 @@ class LatentPolicy(nn.Module):
                 logits = guide(logits, weights)
             codes[token], drawn_log_prob = inverse_cdf_sample(reshape_logits(logits, sampling), uniforms[token])
             log_prob += drawn_log_prob
-            current = codes[token].repeat(len(weights))
+            current = codes[token].expand(len(weights), batch).reshape(rows)
         return codes.T.contiguous(), log_prob
 
     def save(self, folder: Path) -> None:

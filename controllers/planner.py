@@ -143,6 +143,7 @@ class Planner:
         self._tail = (segment.qpos[executed:], segment.qvel[executed:])
         self._running = None
 
+    @torch.inference_mode()
     def replan(self, text: Float[Tensor, "piece width"], path: DesiredPath | None = None) -> Segment:
         """Choose and decode a segment that starts at the present; ``commit`` what was executed first.
 
