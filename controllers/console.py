@@ -12,6 +12,7 @@ from motionlex.controllers.com_path import VelocityCommand
 from motionlex.controllers.instructions import VERBS, Instruction, help_text, known_sentences, read_line, shown
 from motionlex.controllers.script import check_files
 from motionlex.controllers.session import Session
+from motionlex.controllers.stack import Stack
 from motionlex.controllers.stack_state import LONGEST_TEXT, Command
 from motionlex.data.errors import UserError
 
@@ -101,7 +102,7 @@ class Console:
         session = self.session
         given = session.command(instruction.text)
         self._last = instruction
-        answer = describe(given, session.time, session.stack.hearing.understood_from)
+        answer = describe(given, session.time, session.stack)
         if self._live:
             return answer
         session.announce(answer)
@@ -128,7 +129,7 @@ class Console:
     def _com(self, instruction: Instruction) -> str:
         if not instruction.numbers:
             self.session.let_go()
-            return "no velocity is asked for any more"
+            return "nothing is followed any more"
         return describe_steering(self.session.steer(*instruction.numbers), instruction.numbers)
 
     def _wait(self, instruction: Instruction) -> str:
@@ -163,23 +164,24 @@ class Console:
         return f"bundle {self.session.stack.bundle.meta.name}: the robot stands at the start"
 
 
-def describe(given: Command, time: float, understood_from: float) -> str:
+def describe(given: Command, time: float, stack: Stack) -> str:
     """Say what was understood.
 
     Args:
         given: The command.
         time: When it was given [s].
-        understood_from: Similarity from which on a command is obeyed.
+        stack: Who was told.
     """
     cut = f"; only its first {LONGEST_TEXT} characters are read" if len(given.text) > LONGEST_TEXT else ""
     if given.understood:
         return (
             f"{time:.2f} s: {shown(given.text)} is nearest to {given.action} (similarity {given.similarity:.2f}){cut}"
         )
-    nearest = known_sentences([given.action])[0]
+    nearest, wanted = known_sentences([given.action])[0], stack.hearing.understood_from
+    stays = "keeps standing" if stack.path is None else "goes on along its path"
     return (
-        f"{time:.2f} s: {shown(given.text)} is not understood, the robot keeps standing: the nearest that it knows is "
-        f"{nearest!r} (similarity {given.similarity:.2f}, wanted {understood_from:.2f}){cut}"
+        f"{time:.2f} s: {shown(given.text)} is not understood, the robot {stays}: the nearest that it knows is "
+        f"{nearest!r} (similarity {given.similarity:.2f}, wanted {wanted:.2f}){cut}"
     )
 
 

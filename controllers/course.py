@@ -6,7 +6,8 @@ import numpy as np
 from jaxtyping import Float
 
 from motionlex.controllers.com_path import ComPath, VelocityCommand
-from motionlex.controllers.goal import TICK_S, Goal
+from motionlex.controllers.goal import FARTHEST_M, TICK_S, Goal
+from motionlex.data.errors import UserError
 from motionlex.data.features import FeatureStatistics
 
 
@@ -29,9 +30,14 @@ class Course:
         """Follow nothing."""
         self.path = self.goal = None
 
-    def halt(self) -> None:
-        """Give up a velocity or a goal, which know no end; a path goes on."""
-        if self.goal is not None or isinstance(self.path, VelocityCommand):
+    def halt(self, time: float) -> None:
+        """Give up a velocity or a goal, which know no end, and a path that has ended; another path goes on.
+
+        Args:
+            time: Present time [s].
+        """
+        goes_on = isinstance(self.path, ComPath) and self.goal is None and time <= float(self.path.time[-1])
+        if not goes_on:
             self.clear()
 
     def follow(self, path: ComPath, time: float, xy: Float[np.ndarray, " 2"], yaw: float) -> ComPath:
@@ -53,10 +59,23 @@ class Course:
         self.path = allowed
         return allowed
 
-    def go_to(self, goal: Goal) -> None:
-        """Follow paths that lead to a goal; the first is made by :meth:`update`."""
+    def go_to(self, goal: Goal, time: float, xy: Float[np.ndarray, " 2"], yaw: float) -> None:
+        """Follow paths that lead to a goal.
+
+        Args:
+            goal: Where to.
+            time: Present time [s].
+            xy: Present place of the centre of mass [m].
+            yaw: Present heading [rad].
+
+        Raises:
+            UserError: If it is too far away.
+        """
+        if float(np.linalg.norm(goal.xy - xy)) > FARTHEST_M:
+            raise UserError(f"a goal is at most {FARTHEST_M:g} m away")
         self.clear()
         self.goal = goal
+        self.update(time, xy, yaw)
 
     def update(self, time: float, xy: Float[np.ndarray, " 2"], yaw: float) -> None:
         """Make another path to the goal if there is none, or the robot has strayed from it.

@@ -9,7 +9,6 @@ import numpy as np
 from jaxtyping import Float
 
 from motionlex.controllers.com_path import LARGEST, ComPath
-from motionlex.data import quaternion
 from motionlex.data.errors import UserError
 
 WALK_MPS = 0.5
@@ -28,6 +27,8 @@ ASTRAY_M = 0.5
 """Distance to the path at which another one is made [m]."""
 PATIENCE_S = 1.0
 """Time after the end of a path until another one is made of what is left [s]."""
+FARTHEST_M = 100.0
+"""Largest distance to a goal [m]."""
 TICK_S = 0.05
 """Time between the points of a path [s]."""
 SHORTEST_M = 0.005
@@ -54,25 +55,24 @@ class Goal:
             yaw: Heading there [rad].
             speed: Speed there [m/s].
         """
-        place, points, headings = xy, [xy], [yaw]
-        left = float(np.linalg.norm(self.xy - place))
+        (goal_x, goal_y), (x, y) = self.xy.tolist(), xy.tolist()
+        points, headings, left = [(x, y)], [yaw], math.hypot(goal_x - x, goal_y - y)
         while left > 1e-3:
-            bearing = math.atan2(self.xy[1] - place[1], self.xy[0] - place[0])
-            off = float(quaternion.wrap_angle(bearing - yaw))
-            turned = float(np.clip(off, -TURN_RPS * TICK_S, TURN_RPS * TICK_S))
+            off = math.remainder(math.atan2(goal_y - y, goal_x - x) - yaw, 2 * math.pi)
+            turned = min(max(off, -TURN_RPS * TICK_S), TURN_RPS * TICK_S)
             yaw += turned
             if abs(off - turned) < AHEAD_RAD:
                 speed = min(speed + TICK_S * GAIN_MPS2, WALK_MPS, left / SLOW_S)
                 step = min(left, max(SHORTEST_M, TICK_S * speed))
-                place = place + step * (self.xy - place) / left
+                x, y = x + step * (goal_x - x) / left, y + step * (goal_y - y) / left
                 left -= step
             else:
                 speed = 0.0
-            points.append(place)
+            points.append((x, y))
             headings.append(yaw)
         rest = max(2 - len(points), 0)
         times = time + TICK_S * np.arange(len(points) + rest)
-        return ComPath(time=times, xy=np.array([*points, *rest * [place]]), yaw=np.array([*headings, *rest * [yaw]]))
+        return ComPath(time=times, xy=np.array([*points, *rest * [(x, y)]]), yaw=np.array([*headings, *rest * [yaw]]))
 
     def strayed(self, path: ComPath, time: float, xy: Float[np.ndarray, " 2"]) -> bool:
         """Tell whether a robot that followed a path to the goal needs another one.

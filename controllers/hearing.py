@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from motionlex.controllers.bundle import UNDERSTOOD_FROM, Bundle, bundle_encoder, nearest_action
+from motionlex.controllers.bundle import Bundle, bundle_encoder, nearest_action
 from motionlex.controllers.stack_state import LONGEST_TEXT, REST, Command
 from motionlex.controllers.text import Encoder, TextFunction
 from motionlex.data.errors import UserError
@@ -40,7 +40,7 @@ class Hearing:
         Raises:
             UserError: If the bundle's text encoder is not there, or has changed.
         """
-        self._captions = bundle.captions
+        self._captions, self._same_from = bundle.captions, bundle.meta.understood_from
         self.understood_from = bundle.meta.understood_from if understood_from is None else understood_from
         """Cosine similarity to the nearest caption below which words are not obeyed."""
         self._encoder: Encoder | None = None
@@ -54,6 +54,7 @@ class Hearing:
         """Read the weights of the text encoder now: the first new words would stop a running robot for seconds."""
         if self._encoder is not None:
             self._encoder.load()
+            self.rest  # noqa: B018  its embedding too
 
     def embed(self, text: str) -> Float[Tensor, "piece width"]:
         """Return the embedding of a text, pooled and by token."""
@@ -70,7 +71,7 @@ class Hearing:
             text = self.embed(REST)
             action, similarity = nearest_action(text[0], self._captions)
             command = Command(text=REST, action=action, similarity=similarity, start_s=0.0)
-            self._rest = Heard(command=command, text=text, resting=similarity >= UNDERSTOOD_FROM)
+            self._rest = Heard(command=command, text=text, resting=similarity >= self._same_from)
         return self._rest
 
     def hear(self, text: str, time: float) -> Heard:

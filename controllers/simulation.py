@@ -243,7 +243,7 @@ def run_commands(stack: Stack, commands: Iterator[TimedCommand], on_step: Callab
     session, trajectory = Session(stack), [stack.qpos]
     for command in commands:
         given = session.command(command.text)
-        logger.info("%s", describe(given, given.start_s, stack.hearing.understood_from))
+        logger.info("%s", describe(given, given.start_s, stack))
         for _ in range(max(1, round(command.seconds * stack.hz))):
             trajectory.append(session.step().qpos)
             if on_step is not None:

@@ -211,7 +211,8 @@ class Stack:
             com_path: As for :meth:`follow`; None leaves what that was given.
 
         Returns:
-            The command with the nearest known action. Where even that is too far, the robot stands still.
+            The command with the nearest known action. Where even that is too far, the robot stands still, or goes on
+            along a path that has not ended.
 
         Raises:
             UserError: If the text is empty.
@@ -221,7 +222,7 @@ class Stack:
         if com_path is not None:
             self.follow(com_path)
         elif heard.resting:
-            self._course.halt()
+            self._course.halt(self.time)
         self.commands.append(heard.command)
         return heard.command
 
@@ -251,8 +252,7 @@ class Stack:
         Raises:
             UserError: If the place is not finite, or too far away.
         """
-        self._course.go_to(Goal(xy=np.array([x, y]) - self._origin))
-        self._course.update(*self._now)
+        self._course.go_to(Goal(xy=np.array([x, y]) - self._origin), *self._now)
         self._text, self._resting = self.hearing.rest, True
 
     def forget(self) -> None:

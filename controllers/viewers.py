@@ -60,11 +60,13 @@ class WebPage:
                 self._obey(request, session)
             except UserError as error:
                 self.tell(str(error))
+        if session.display.paused:
+            self._web.show_wishes()
 
     def _obey(self, request: Request, session: Session) -> None:
         if isinstance(request, Say):
             given = session.command(request.text)
-            session.announce(describe(given, session.time, session.stack.hearing.understood_from))
+            session.announce(describe(given, session.time, session.stack))
         elif isinstance(request, Push):
             heading = session.stack.heading
             cosine, sine = np.cos(heading), np.sin(heading)
@@ -76,16 +78,16 @@ class WebPage:
             self._web.draw(None)
             session.announce("the robot stands where it began")
         elif isinstance(request, Steer):
-            if request.velocity is None:
-                session.let_go()
-            else:
+            if request.velocity is not None:
                 self._limited = steer(session, request.velocity, self._limited, self.tell)
-        elif isinstance(request, Go):
-            if request.xy is None:
+            elif isinstance(session.stack.path, VelocityCommand):  # whose box is cleared lets go of nothing else
                 session.let_go()
-            else:
+        elif isinstance(request, Go):
+            if request.xy is not None:
                 session.go_to(*request.xy)
                 session.announce(f"goes to ({request.xy[0]:.1f}, {request.xy[1]:.1f}) m")
+            elif session.stack.goal is not None:
+                session.let_go()
         elif isinstance(request, Pause):
             session.display.run_at(paused=request.paused)
         elif isinstance(request, Speed):  # where the page's slider says 0, the robot stands still
@@ -136,7 +138,7 @@ class Window:
         """Do nothing: there are none."""
 
     def obey(self, session: Session) -> None:
-        """Steer as the keys say: arrows walk and turn, comma and full stop step aside, slash lets go."""
+        """Steer as the keys say: arrows walk and turn, home and end step aside, insert lets go."""
         while self._keys:
             name = WINDOW_KEYS.get(self._keys.popleft())
             path = session.stack.path

@@ -14,6 +14,7 @@ from motionlex.controllers.conditions import WINDOW
 from motionlex.controllers.stack import Stack
 from motionlex.controllers.stack_state import State
 from motionlex.controllers.web_requests import Requests
+from motionlex.envs.steering import Velocity
 from motionlex.envs.web_viewer import Sketch, WebViewer
 
 
@@ -68,10 +69,19 @@ class WebSession:
             codes=None if state is None or len(state.codes) == 0 else state.codes,
             planned=stack.kinematics(plan).com[:, :2] if len(plan) > 1 else None,
             wanted=self._wanted(),
-            steered=isinstance(stack.path, VelocityCommand),
+            velocity=self._velocity,
             goal=stack.goal,
         )
         self.viewer.draw(sketch)
+
+    @property
+    def _velocity(self) -> Velocity | None:
+        path = self._stack.path
+        return path.numbers if isinstance(path, VelocityCommand) else None
+
+    def show_wishes(self) -> None:
+        """Show what is followed; :meth:`draw` does so too, but not while time stands still."""
+        self.viewer.show_wishes(self._velocity, self._stack.goal)
 
     def tell(self, message: str) -> None:
         """Show a line of plain text on the page, above the older ones."""

@@ -25,8 +25,9 @@ LET_GO = "Let go"
 """The key press that ends steering."""
 PAGE_KEYS = dict(zip((*STEPS, LET_GO), "IKJLUOH", strict=True))
 """Keys of the page; W, A, S, D and the arrows move its camera."""
-WINDOW_KEYS = dict(zip((265, 264, 263, 262, 44, 46, 47), (*STEPS, LET_GO), strict=True))
-"""Keys of MuJoCo's window by the codes of GLFW: up, down, left and right arrow, comma, full stop, slash."""
+WINDOW_KEYS = dict(zip((265, 264, 263, 262, 268, 269, 260), (*STEPS, LET_GO), strict=True))
+"""Keys of MuJoCo's window by the codes of GLFW: up, down, left and right arrow, home, end, insert. Its own keys are
+letters and signs."""
 
 
 def pressed(velocity: Velocity, name: str) -> Velocity:

@@ -15,6 +15,7 @@ import numpy as np
 import viser
 from jaxtyping import Float, Int
 
+from motionlex.envs.steering import Velocity
 from motionlex.envs.web_scene import DONE, GHOST, WANTED
 from motionlex.envs.web_steering import Flag, Steered, Steering
 
@@ -151,10 +152,10 @@ class Panel:
             if abs(self._speed.value - speed) > 1e-9:
                 self._speed.value = speed
 
-    def show_wishes(self, *, steered: bool, goal: bool) -> None:
-        """Make the boxes say whether a velocity or a goal is followed, whoever changed it."""
+    def show_wishes(self, velocity: Velocity | None, *, goal: bool) -> None:
+        """Make boxes and sliders say which velocity is followed, and whether a goal is, whoever changed it."""
         if self._steering is not None:
-            self._steering.show(steered=steered, goal=goal)
+            self._steering.show(velocity, goal=goal)
 
     def show_codes(self, codes: Int[np.ndarray, " token"]) -> None:
         """Show the codes of the running segment as cells, one colour per code."""

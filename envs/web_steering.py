@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import threading
+import time
 from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
@@ -13,6 +16,8 @@ from jaxtyping import Float
 from motionlex.data import quaternion
 from motionlex.envs.steering import LET_GO, PAGE_KEYS, RANGES, Velocity, pressed
 
+QUIET_S = 1.0
+"""For how long after somebody's touch the widgets are left as they are [s]: what was asked may not be obeyed yet."""
 AHEAD_M = 1.5
 """Where a new flag stands before the robot [m]."""
 FLAG = (225, 110, 30)
@@ -83,8 +88,8 @@ class Flag:
             if hit is not None:
                 self._handle.position = (*(hit - frame - self._grip).tolist(), 0.0)
             if event.phase == "end":
-                self._grip = None
                 told(self.xy)
+                self._grip = None
 
         self._handle.on_drag("left")(drag)
 
@@ -121,7 +126,7 @@ class Steering:
             listener: Who is told.
             flag: What is dragged.
         """
-        self._listener = listener
+        self._listener, self._lock, self._touched = listener, threading.RLock(), -math.inf
         keys = ", ".join(f"{key} {name.lower()}" for name, key in PAGE_KEYS.items())
         with gui.add_folder("Steer", expand_by_default=False):
             self._goal = gui.add_checkbox("Flag", False, hint="Drag the flag on the floor: the robot walks there")
@@ -130,38 +135,60 @@ class Steering:
                 gui.add_slider(name, min=low, max=high, step=0.05, initial_value=0.0)
                 for name, (low, high) in RANGES.items()
             ]
-        # what the simulation changes is nobody's wish
         self._goal.on_update(
-            lambda event: None if event.client_id is None else listener.go_to(flag.xy if self._goal.value else None)
+            lambda event: self._touch(event, lambda: listener.go_to(flag.xy if self._goal.value else None))
         )
-        for widget in (self._on, *self._sliders):
-            widget.on_update(lambda event: None if event.client_id is None else self._ask())
+        self._on.on_update(lambda event: self._touch(event, self._ask))
+        for slider in self._sliders:
+            slider.on_update(lambda event: self._touch(event, lambda: self._ask() if self._on.value else None))
         for name, key in PAGE_KEYS.items():
             gui.add_command(name, description="Steer", hotkey=key).on_trigger(lambda _, name=name: self._press(name))
         flag.on_drop(listener.go_to)
 
-    def _ask(self) -> None:
+    def _touch(self, event: viser.GuiEvent, ask: Callable[[], None]) -> None:
+        """Ask for what somebody did; what the simulation changes is nobody's wish."""
+        if event.client_id is not None:
+            with self._lock:
+                self._touched = time.monotonic()
+                ask()
+
+    @property
+    def _velocity(self) -> Velocity:
         forward, left, turn = (float(slider.value) for slider in self._sliders)
-        self._listener.steer((forward, left, turn) if self._on.value else None)
+        return forward, left, turn
+
+    def _ask(self) -> None:
+        self._listener.steer(self._velocity if self._on.value else None)
 
     def _press(self, name: str) -> None:
         """Obey a key."""
-        forward, left, turn = (float(slider.value) for slider in self._sliders)
         still = (0.0, 0.0, 0.0)
-        before = (forward, left, turn) if self._on.value else still  # what was let go begins anew
-        velocity = still if name == LET_GO else pressed(before, name)
-        for slider, value in zip(self._sliders, velocity, strict=True):
-            slider.value = value
-        self._on.value = name != LET_GO
-        self._ask()
+        with self._lock:
+            self._touched = time.monotonic()
+            before = self._velocity if self._on.value else still  # what was let go begins anew
+            self._set(still if name == LET_GO else pressed(before, name))
+            self._on.value = name != LET_GO
+            self._ask()
+            if name == LET_GO:
+                self._listener.go_to(None)
 
-    def show(self, *, steered: bool, goal: bool) -> None:
-        """Make the boxes say what is followed, whoever changed it.
+    def _set(self, velocity: Velocity) -> None:
+        for slider, value in zip(self._sliders, velocity, strict=True):
+            if slider.value != value:
+                slider.value = value
+
+    def show(self, velocity: Velocity | None, *, goal: bool) -> None:
+        """Make boxes and sliders say what is followed, whoever changed it, once nobody touches them.
 
         Args:
-            steered: Whether a velocity is.
+            velocity: The velocity that is followed, if one is.
             goal: Whether a goal is.
         """
-        for box, value in ((self._on, steered), (self._goal, goal)):
-            if box.value != value:
-                box.value = value
+        with self._lock:
+            if time.monotonic() - self._touched < QUIET_S:
+                return
+            for box, value in ((self._on, velocity is not None), (self._goal, goal)):
+                if box.value != value:
+                    box.value = value
+            if velocity is not None:
+                self._set(velocity)

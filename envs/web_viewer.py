@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 
 from motionlex.data.errors import check_number
 from motionlex.envs.simulator import Simulator
+from motionlex.envs.steering import Velocity
 from motionlex.envs.web_guard import Guard, is_loopback
 from motionlex.envs.web_history import History
 from motionlex.envs.web_panel import Listener, Panel
@@ -41,8 +42,8 @@ class Sketch:
     """Planned path of the centre of mass from now on [m]."""
     wanted: Float[np.ndarray, "wanted 2"] | None = None
     """Desired path of the centre of mass from now on [m]."""
-    steered: bool = False
-    """Whether that is a velocity."""
+    velocity: Velocity | None = None
+    """The velocity that makes it, if one does."""
     goal: Float[np.ndarray, " 2"] | None = None
     """Where the centre of mass is to go [m]."""
 
@@ -136,12 +137,21 @@ class WebViewer:
             self._ratio, self._mark = max(0.0, sketch.time - before) / (now - since), (now, sketch.time)
         self._scene.planned.draw(sketch.planned)
         self._scene.wanted.draw(sketch.wanted)
-        self._scene.flag.draw(sketch.goal)
-        self.panel.show_wishes(steered=sketch.steered, goal=sketch.goal is not None)
+        self.show_wishes(sketch.velocity, sketch.goal)
         self._scene.walked.draw(table[::5, 4:])
         self.panel.show_history(table, self._ratio)
         if sketch.codes is not None:
             self.panel.show_codes(sketch.codes)
+
+    def show_wishes(self, velocity: Velocity | None, goal: Float[np.ndarray, " 2"] | None) -> None:
+        """Show what is followed, also while time stands still.
+
+        Args:
+            velocity: The velocity, if one is.
+            goal: The goal [m], if one is.
+        """
+        self._scene.flag.draw(goal)
+        self.panel.show_wishes(velocity, goal=goal is not None)
 
     def close(self) -> None:
         """Stop the server."""

@@ -88,6 +88,14 @@ def heard(stack):
     return (None if not bool(text.any()) else text), path is not None
 
 
+def test_a_goal_too_far_away_is_refused_and_changes_nothing(bundle, standing):
+    stack = Stack(bundle, encode=standing)
+    stack.go_to(1.0, 0.0)
+    with pytest.raises(UserError, match="100 m"):
+        stack.go_to(150.0, 0.0)
+    np.testing.assert_allclose(stack.goal, [1.0, 0.0])
+
+
 def test_one_wish_takes_the_place_of_another(bundle, standing):
     stack = Stack(bundle, encode=standing, config=StackConfig(understood_from=-1.0))
     stack.command("wave")
@@ -147,6 +155,9 @@ def test_to_stand_still_ends_a_velocity_and_a_goal_and_a_path_goes_on(bundle, st
     stack.follow(STRAIGHT)
     stack.command("stand")
     assert heard(stack) == (None, True)  # a path has its own times of standing
+    stack.time = 10.1  # s: it has ended
+    stack.command("stand")
+    assert torch.equal(heard(stack)[0], rest) and not heard(stack)[1]
 
 
 def test_what_is_not_understood_ends_a_velocity_too(bundle, standing):

@@ -217,6 +217,9 @@ def test_wishes_of_the_page_are_obeyed_between_steps(page, monkeypatch):
     session.display.obey(session)
     assert "goal" in told[-1]
     requests.go_to((float("nan"), 0.0))
+    requests.steer(None)  # who lets go of a velocity that there is not lets go of nothing else
+    session.display.obey(session)
+    np.testing.assert_allclose(session.stack.goal, [1.5, -0.5])
     requests.go_to(None)
     session.display.obey(session)
     assert session.stack.goal is None and session.stack.path is None
@@ -249,3 +252,38 @@ def test_a_script_waits_for_a_page_that_is_paused(page):
     session.command("wave")
     session.run(0.1)
     assert not timer.is_alive() and session.time == pytest.approx(0.1)
+
+
+def test_boxes_sliders_and_flag_say_what_is_followed_even_while_time_stands_still(page):
+    session, requests, _ = page
+    viewer = session.display.viewers[0]._web.viewer
+    steering, flag = viewer.panel._steering, viewer._scene.flag._handle
+    session.display.run_at(paused=True)
+
+    def shown():
+        session.display.obey(session)
+        return steering._on.value, steering._goal.value, flag.visible
+
+    assert shown() == (False, False, False)
+    requests.go_to((1.5, -0.5))
+    assert shown() == (False, True, True)
+    np.testing.assert_allclose(flag.position, [1.5, -0.5, 0.0])
+    requests.steer((0.1, 0.0, 0.0))
+    assert shown() == (True, False, False)
+    assert steering._velocity == (0.1, 0.0, 0.0)
+    session.let_go()  # as :com off does
+    assert shown() == (False, False, False)
+
+
+def test_keys_add_to_what_was_pressed_before_it_is_obeyed(page):
+    """What the stack still follows must not undo a touch of a moment ago."""
+    session, requests, _ = page
+    steering = session.display.viewers[0]._web.viewer.panel._steering
+    steering._press("Faster forward")
+    steering.show(None, goal=False)
+    steering._press("Faster forward")
+    (wish,) = requests.take()
+    assert wish.velocity == (0.4, 0.0, 0.0)
+    steering._press("Let go")
+    assert [type(wish).__name__ for wish in requests.take()] == ["Steer", "Go"]
+    assert not steering._on.value and steering._velocity == (0.0, 0.0, 0.0)
