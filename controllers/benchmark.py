@@ -22,6 +22,8 @@ TEXT_EVERY_S = 5.0
 """Time between two new texts while the loop is measured [s]."""
 PATH_SPEED = 0.6
 """Speed of the path that is followed, if one is [m/s]."""
+REACTIONS_S = 60.0
+"""More time than commands at every frame of a segment take: a path that has ended is given up for them [s]."""
 
 
 def benchmark_loop(
@@ -55,7 +57,7 @@ def benchmark_loop(
         text_load_s = time.perf_counter() - began
         stack.command("walk forward")
         if path:
-            stack.follow(arc_path(PATH_SPEED, 0.0, WARM_UP_S + seconds))
+            stack.follow(arc_path(PATH_SPEED, 0.0, WARM_UP_S + seconds + REACTIONS_S))
         for _ in range(round(WARM_UP_S * stack.hz)):
             stack.step()
         control: list[float] = []
