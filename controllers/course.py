@@ -78,7 +78,7 @@ class Course:
         self.update(time, xy, yaw)
 
     def update(self, time: float, xy: Float[np.ndarray, " 2"], yaw: float) -> None:
-        """Make another path to the goal if there is none, or the robot has strayed from it.
+        """Make a path to the goal if there is none yet, or the robot has strayed from the one before.
 
         Args:
             time: Present time [s].

@@ -119,7 +119,7 @@ class Session:
         before = self.stack.path
         given = self.stack.command(text)
         if before is not None and self.stack.path is None:
-            self.announce("who stands still goes nowhere: the velocity or goal is given up")
+            self.announce("who stands still goes nowhere: what it followed is given up")
         self._reports.begin(given, time=self.time, qpos=self._last, hz=self.stack.hz)
         self._told = True
         return given

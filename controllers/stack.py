@@ -378,16 +378,17 @@ class Stack:
 
     def _desired_path(self, ahead: int = 0) -> DesiredPath | None:
         """The desired path of the frames after the next ``ahead`` ones, in the plan frame."""
-        self._course.update(*self._now)
         if self._course.path is None:
             return None
+        time, xy, heading = self._now
+        self._course.update(time, xy, heading)
         return leading_path(
             self._course.path,
-            now_s=self.time,
-            start_s=self.time + ahead / self.hz,
+            now_s=time,
+            start_s=time + ahead / self.hz,
             hz=self.hz,
             origin=self._origin,
-            robot=(self.com, self.heading),
+            robot=(xy + self._origin, heading),
             plan=(self._planner.com, self._planner.anchor[1]),
             placement=self._placement,
             config=self.config,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -126,7 +127,7 @@ class Steering:
             listener: Who is told.
             flag: What is dragged.
         """
-        self._listener, self._lock, self._touched = listener, threading.RLock(), -math.inf
+        self._listener, self._lock, self._touched = listener, threading.Lock(), -math.inf
         keys = ", ".join(f"{key} {name.lower()}" for name, key in PAGE_KEYS.items())
         with gui.add_folder("Steer", expand_by_default=False):
             self._goal = gui.add_checkbox("Flag", False, hint="Drag the flag on the floor: the robot walks there")
@@ -135,22 +136,29 @@ class Steering:
                 gui.add_slider(name, min=low, max=high, step=0.05, initial_value=0.0)
                 for name, (low, high) in RANGES.items()
             ]
-        self._goal.on_update(
-            lambda event: self._touch(event, lambda: listener.go_to(flag.xy if self._goal.value else None))
-        )
-        self._on.on_update(lambda event: self._touch(event, self._ask))
+        self._goal.on_update(self._wish(lambda: listener.go_to(flag.xy if self._goal.value else None)))
+        self._on.on_update(self._wish(self._ask))
         for slider in self._sliders:
-            slider.on_update(lambda event: self._touch(event, lambda: self._ask() if self._on.value else None))
+            slider.on_update(self._wish(lambda: self._ask() if self._on.value else None))
         for name, key in PAGE_KEYS.items():
-            gui.add_command(name, description="Steer", hotkey=key).on_trigger(lambda _, name=name: self._press(name))
+            press = functools.partial(self._press, name)
+            gui.add_command(name, description="Steer", hotkey=key).on_trigger(self._wish(press))
         flag.on_drop(listener.go_to)
 
-    def _touch(self, event: viser.GuiEvent, ask: Callable[[], None]) -> None:
-        """Ask for what somebody did; what the simulation changes is nobody's wish."""
-        if event.client_id is not None:
-            with self._lock:
-                self._touched = time.monotonic()
-                ask()
+    def _wish(self, ask: Callable[[], None]) -> Callable[..., Coroutine[None, None, None]]:
+        """Return what asks for what somebody did, in the order of events; what the simulation changes is nobody's wish.
+
+        A coroutine runs on the server's own thread, right after the widget's value has come in; a function would wait
+        for a thread of its own, and :meth:`show` could undo the touch before.
+        """
+
+        async def wish(event: viser.GuiEvent | viser.CommandEvent) -> None:
+            if event.client_id is not None:
+                with self._lock:
+                    self._touched = time.monotonic()
+                    ask()
+
+        return wish
 
     @property
     def _velocity(self) -> Velocity:
@@ -163,14 +171,12 @@ class Steering:
     def _press(self, name: str) -> None:
         """Obey a key."""
         still = (0.0, 0.0, 0.0)
-        with self._lock:
-            self._touched = time.monotonic()
-            before = self._velocity if self._on.value else still  # what was let go begins anew
-            self._set(still if name == LET_GO else pressed(before, name))
-            self._on.value = name != LET_GO
-            self._ask()
-            if name == LET_GO:
-                self._listener.go_to(None)
+        before = self._velocity if self._on.value else still  # what was let go begins anew
+        self._set(still if name == LET_GO else pressed(before, name))
+        self._on.value = name != LET_GO
+        self._ask()
+        if name == LET_GO:
+            self._listener.go_to(None)
 
     def _set(self, velocity: Velocity) -> None:
         for slider, value in zip(self._sliders, velocity, strict=True):

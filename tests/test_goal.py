@@ -65,7 +65,7 @@ def test_who_has_strayed_gets_another_path():
     assert not goal.strayed(path, end + 100.0, goal.xy - [ARRIVED_M - 0.01, 0.0])
 
 
-@pytest.mark.parametrize("place", [(np.nan, 0.0), (0.0, np.inf), (2e5, 0.0)])
+@pytest.mark.parametrize("place", [(np.nan, 0.0), (0.0, np.inf)])
 def test_a_goal_nowhere_is_refused(place):
     with pytest.raises(UserError, match="goal"):
         Goal(xy=np.array(place))

@@ -1,10 +1,13 @@
 """Time that runs by itself: lines from any thread, viewers and their wishes, the prompt on a real terminal."""
 
+import asyncio
 import threading
 import time
+from functools import partial
 
 import numpy as np
 import pytest
+import viser
 from watching_doubles import Watcher, patiently
 
 from motionlex.controllers import display as display_module
@@ -227,7 +230,7 @@ def test_wishes_of_the_page_are_obeyed_between_steps(page, monkeypatch):
     requests.steer((0.1, 0.0, 0.0))
     session.display.obey(session)
     session.command("make me a coffee")
-    assert said[-1] == "who stands still goes nowhere: the velocity or goal is given up"
+    assert said[-1] == "who stands still goes nowhere: what it followed is given up"
     requests.steer((0.1, 0.0, 0.0))
     requests.reset(2)
     session.display.obey(session)
@@ -279,11 +282,15 @@ def test_keys_add_to_what_was_pressed_before_it_is_obeyed(page):
     """What the stack still follows must not undo a touch of a moment ago."""
     session, requests, _ = page
     steering = session.display.viewers[0]._web.viewer.panel._steering
-    steering._press("Faster forward")
+
+    def press(name):
+        asyncio.run(steering._wish(partial(steering._press, name))(viser.GuiEvent(None, 0, steering._on)))
+
+    press("Faster forward")
     steering.show(None, goal=False)
-    steering._press("Faster forward")
+    press("Faster forward")
     (wish,) = requests.take()
     assert wish.velocity == (0.4, 0.0, 0.0)
-    steering._press("Let go")
+    press("Let go")
     assert [type(wish).__name__ for wish in requests.take()] == ["Steer", "Go"]
     assert not steering._on.value and steering._velocity == (0.0, 0.0, 0.0)
