@@ -7,7 +7,6 @@ planned frame, so that a motion looks the same wherever it happens and whichever
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -47,10 +46,6 @@ class Conditions:
     def without_path(self) -> Conditions:
         """Return the same conditions with the desired path withheld everywhere."""
         return replace(self, has_path=torch.zeros_like(self.has_path))
-
-    def repeat(self, times: int) -> Conditions:
-        """Stack the same batch so many times."""
-        return functools.reduce(Conditions.concatenate, [self] * times)
 
     def concatenate(self, other: Conditions) -> Conditions:
         """Stack two batches."""

@@ -57,6 +57,8 @@ class Display:
         """Simulated seconds per real second for viewers; 0 is as fast as possible."""
         self.paused = False
         """Whether time stands still for those who watch."""
+        self.left = False
+        """Whether somebody closed what they watched in, as one does who has seen enough."""
         self._due = time.perf_counter()
 
     def run_at(self, *, speed: float | None = None, paused: bool | None = None) -> None:

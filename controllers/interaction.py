@@ -74,6 +74,8 @@ def ask(seconds: float | None, seed: int, new_session: NewSession) -> Session:
 def ask_live(seed: int, new_session: NewSession) -> Session:
     """Ask in the terminal while time runs by itself; without a terminal, only viewers ask, until Ctrl-C or SIGTERM.
 
+    Closing MuJoCo's window ends it too.
+
     Args:
         seed: Seed of bundles that are loaded later.
         new_session: Makes the session, on the thread that runs it.
@@ -82,18 +84,20 @@ def ask_live(seed: int, new_session: NewSession) -> Session:
         The finished session.
     """
     speaker: list[Callable[[str], None]] = [logger.info]
+    asked = sys.stdin is not None and sys.stdin.isatty()
     live = Live(
-        lambda: Console(new_session(lambda text: speaker[0](text)), live=True, seed=seed), on_failure=wake_terminal
+        lambda: Console(new_session(lambda text: speaker[0](text)), live=True, seed=seed),
+        on_end=wake_terminal if asked else lambda: None,
     )
     with _terminated_like_interrupted():
         console = live.start()
         try:
-            if sys.stdin is None or not sys.stdin.isatty():
-                live.wait()
-            else:
+            if asked:
                 with _prompt(lambda: console.sentences) as prompt:
                     speaker[0] = prompt.say
                     _pass_on(prompt, live)
+            else:
+                live.wait()
         except KeyboardInterrupt:
             logger.info("stopped")
         finally:

@@ -82,30 +82,36 @@ class LatentPolicy(nn.Module):
 
     @torch.no_grad()
     def sample(
-        self, conditions: Conditions, generator: torch.Generator, sampling: SamplingConfig | None = None
-    ) -> tuple[Int[Tensor, "batch token"], Float[Tensor, " batch"]]:
-        """Draw the codes of one segment per row, with a preallocated key/value cache.
+        self,
+        conditions: Conditions,
+        generator: torch.Generator,
+        sampling: SamplingConfig | None = None,
+        *,
+        samples: int = 1,
+    ) -> tuple[Int[Tensor, "row token"], Float[Tensor, " row"]]:
+        """Draw the codes of segments, with a preallocated key/value cache.
 
         Args:
             conditions: Batch of conditions.
             generator: Source of the draws, on the CPU.
             sampling: Temperature, nucleus and guidance; plain sampling when None.
+            samples: Segments of each row of the conditions, which are taken in once for all of them.
 
         Returns:
-            Codes, and their log-probability [nats] under the distribution they were drawn from.
+            Codes, those of one row beside each other, and their log-probability [nats] under the distribution they
+            were drawn from.
         """
         sampling = SamplingConfig() if sampling is None else sampling
-        batch, config = conditions.history.shape[0], self.config
         inputs, weights = guided_conditions(conditions, sampling)
-        rows = inputs.history.shape[0]
+        config, drawn, rows = self.config, len(conditions.history) * samples, len(inputs.history) * samples
         memory = self.conditions(inputs)
         shared = [block.cross_attention.project_memory(memory) for block in self.blocks]
         cache = memory.new_zeros(config.layers, 2, rows, config.heads, config.tokens, config.width // config.heads)
-        offsets = self._offsets(inputs)
-        uniforms = torch.rand(config.tokens, batch, generator=generator).to(memory)
+        offsets = self._offsets(inputs).repeat_interleave(samples, dim=0)
+        uniforms = torch.rand(config.tokens, drawn, generator=generator).to(memory)
         current = torch.full((rows,), config.vocabulary, dtype=torch.long, device=memory.device)
-        codes = torch.empty(config.tokens, batch, dtype=torch.long, device=memory.device)
-        log_prob = memory.new_zeros(batch)
+        codes = torch.empty(config.tokens, drawn, dtype=torch.long, device=memory.device)
+        log_prob = memory.new_zeros(drawn)
         for token in range(config.tokens):
             x = self.code(current) + offsets[:, token]
             for layer, block in enumerate(self.blocks):
@@ -115,7 +121,7 @@ class LatentPolicy(nn.Module):
                 logits = guide(logits, weights)
             codes[token], drawn_log_prob = inverse_cdf_sample(reshape_logits(logits, sampling), uniforms[token])
             log_prob += drawn_log_prob
-            current = codes[token].expand(len(weights), batch).reshape(rows)
+            current = codes[token].repeat(len(weights))
         return codes.T.contiguous(), log_prob
 
     def save(self, folder: Path) -> None:

@@ -24,19 +24,20 @@ class _Line:
 
 
 class Live:
-    """Runs a session in its viewers' time until it is told to stop.
+    """Runs a session in its viewers' time until it is told to stop, or those who watch leave.
 
     Screens are opened, used and closed by the thread (OpenGL contexts belong to one).
     """
 
-    def __init__(self, make: Callable[[], Console], *, on_failure: Callable[[], object] = lambda: None) -> None:
+    def __init__(self, make: Callable[[], Console], *, on_end: Callable[[], object] = lambda: None) -> None:
         """Prepare; :meth:`start` begins.
 
         Args:
             make: Makes the console with its session, on the thread.
-            on_failure: Called on the thread when it ends by an error, e.g. to wake somebody up.
+            on_end: Called on the thread when it ends by itself, by an error or since a window was closed, e.g. to wake
+                somebody up.
         """
-        self._make, self._on_failure = make, on_failure
+        self._make, self._on_end = make, on_end
         self._lines: queue.Queue[_Line] = queue.Queue(maxsize=MOST_WAITING)
         self._stop, self._ended, self._ready = threading.Event(), threading.Event(), threading.Event()
         self._error: BaseException | None = None
@@ -91,7 +92,7 @@ class Live:
             try:
                 self._console = console
                 self._ready.set()
-                while not self._stop.is_set():
+                while not (self._stop.is_set() or console.session.display.left):
                     self._advance(console)
             finally:
                 console.session.close()
@@ -101,8 +102,8 @@ class Live:
             self._ended.set()
             self._ready.set()
             self._turn_away()
-            if self._error is not None and self._console is not None and not self._stop.is_set():
-                self._on_failure()  # who waits in start() is told of an error there
+            if self._console is not None and not self._stop.is_set():
+                self._on_end()  # who waits in start() is told of an error there
 
     def _advance(self, console: Console) -> None:
         """Answer what was handed in, then take one control step, or wait if time stands still."""

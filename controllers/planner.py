@@ -155,8 +155,7 @@ class Planner:
             The segment, placed at the latest planned frame.
         """
         count = 1 if path is None else self._sampling.candidates
-        conditions = self.conditions(text, path).repeat(count)
-        codes, _ = self._policy.sample(conditions, self._generator, self._sampling)
+        codes, _ = self._policy.sample(self.conditions(text, path), self._generator, self._sampling, samples=count)
         features = self._autoencoder.decode_features(codes)
         best = self.best(features, path)
         return self.place(codes[best].numpy(), features[best])

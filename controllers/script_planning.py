@@ -12,6 +12,7 @@ from torch import Tensor
 
 from motionlex.controllers.com_path import VelocityCommand
 from motionlex.controllers.command_tours import Script, ScriptedCommand
+from motionlex.controllers.conditions import Conditions
 from motionlex.controllers.high_level import HighLevel
 from motionlex.controllers.latent_data import REPLAN_FRAMES
 from motionlex.controllers.path_leading import path_of_plan
@@ -98,21 +99,31 @@ def _plan_together(
         planner.reset(standing)
         courses.append(_Course(script, planner, source))
     while active := [course for course in courses if not course.finished]:
-        told = [course.next() for course in active]
-        counts = [1 if path is None else source.sampling.candidates for _, _, path in told]
-        present = [
-            planner.conditions(embeddings[command.text], path).repeat(count)
-            for (planner, command, path), count in zip(told, counts, strict=True)
-        ]
-        conditions = functools.reduce(lambda one, other: one.concatenate(other), present)
-        codes, _ = source.latent_policy.sample(conditions, generator, source.sampling)
-        decoded, first = source.autoencoder.decode_features(codes), 0
-        for course, (planner, _, path), count in zip(active, told, counts, strict=True):
-            row = first + planner.best(decoded[first : first + count], path)
-            course.take(codes[row].numpy(), decoded[row])
-            first += count
+        told = [(course, *course.next()) for course in active]
+        for along in (False, True):
+            group = [each for each in told if (each[-1] is not None) == along]
+            _choose(source, group, source.sampling.candidates if along else 1, embeddings, generator)
     names = ("codes", "qpos", "qvel")
     return [
         {name: np.stack(column) for name, column in zip(names, zip(*course.made, strict=True), strict=True)}
         for course in courses
     ]
+
+
+def _choose(
+    source: HighLevel,
+    told: Sequence[tuple[_Course, Planner, ScriptedCommand, DesiredPath | None]],
+    samples: int,
+    embeddings: Mapping[str, Tensor],
+    generator: torch.Generator,
+) -> None:
+    """Choose the next segment of some courses in one batch, each the best of ``samples``."""
+    if not told:
+        return
+    present = [planner.conditions(embeddings[command.text], path) for _, planner, command, path in told]
+    conditions = functools.reduce(Conditions.concatenate, present)
+    codes, _ = source.latent_policy.sample(conditions, generator, source.sampling, samples=samples)
+    decoded = source.autoencoder.decode_features(codes)
+    for number, (course, planner, _, path) in enumerate(told):
+        row = number * samples + planner.best(decoded[number * samples : (number + 1) * samples], path)
+        course.take(codes[row].numpy(), decoded[row])

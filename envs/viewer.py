@@ -44,9 +44,14 @@ class NativeViewer:
             raise UserError("--viewer native needs a display and none is set; use --viewer web or --video FILE")
         self._window = mujoco.viewer.launch_passive(simulator.model, simulator.data, key_callback=on_key)
 
+    @property
+    def closed(self) -> bool:
+        """Whether somebody closed the window."""
+        return not self._window.is_running()
+
     def show(self) -> None:
         """Draw the present state."""
-        if self._window.is_running():
+        if not self.closed:
             self._window.sync()
 
     def close(self) -> None:

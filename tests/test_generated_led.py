@@ -120,8 +120,8 @@ def test_every_script_of_a_mixed_batch_gets_the_best_of_its_own_candidates(tiny_
         counts.append((len(features), path is not None))
         return len(features) - 1
 
-    def watched(self, conditions, generator, sampling=None):
-        codes, log_prob = sample(self, conditions, generator, sampling)
+    def watched(self, conditions, generator, sampling=None, *, samples=1):
+        codes, log_prob = sample(self, conditions, generator, sampling, samples=samples)
         decoded.append(codes.numpy())
         return codes, log_prob
 
@@ -133,8 +133,8 @@ def test_every_script_of_a_mixed_batch_gets_the_best_of_its_own_candidates(tiny_
     monkeypatch.setattr(Planner, "place", placed)
     monkeypatch.setattr(type(source.latent_policy), "sample", watched)
     plan_scripts(source, scripts, embeddings, torch.Generator().manual_seed(0))
-    assert counts == [(1, False), (3, True), (1, False), (1, False), (3, True), (3, True)]
-    assert [len(codes) for codes in decoded] == [5, 7]
-    rows = [(0, 0), (0, 3), (0, 4), (1, 0), (1, 3), (1, 6)]  # the last candidate of every script, turn by turn
-    for codes, (turn, row) in zip(taken, rows, strict=True):
-        np.testing.assert_array_equal(codes, decoded[turn][row])
+    assert counts == [(1, False), (1, False), (3, True), (1, False), (3, True), (3, True)]
+    assert [len(codes) for codes in decoded] == [2, 3, 1, 6]  # in every turn the free ones, then the led ones
+    rows = [(0, 0), (0, 1), (1, 2), (2, 0), (3, 2), (3, 5)]  # the last candidate of every script
+    for codes, (batch, row) in zip(taken, rows, strict=True):
+        np.testing.assert_array_equal(codes, decoded[batch][row])

@@ -156,6 +156,17 @@ def test_each_condition_has_a_guidance_of_its_own():
     assert (found - expected / expected.sum()).abs().max() < 4 * 0.5 / np.sqrt(20_000)
 
 
+def test_segments_of_one_condition_share_it_and_are_drawn_like_rows_of_their_own():
+    policy, conditions = small_policy().double(), random_conditions(3)
+    conditions = Conditions(**{k: v.double() if v.is_floating_point() else v for k, v in vars(conditions).items()})
+    apart = Conditions(**{k: v.repeat_interleave(4, dim=0) for k, v in vars(conditions).items()})
+    for sampling in (SamplingConfig(), SamplingConfig(guidance=2.5, path_guidance=0.5, temperature=0.7)):
+        codes, log_prob = policy.sample(conditions, torch.Generator().manual_seed(6), sampling, samples=4)
+        expected, expected_log_prob = policy.sample(apart, torch.Generator().manual_seed(6), sampling)
+        assert torch.equal(codes, expected) and len(codes.unique(dim=0)) > 3
+        torch.testing.assert_close(log_prob, expected_log_prob, atol=1e-12, rtol=0)
+
+
 def test_without_a_path_its_guidance_is_no_guidance():
     policy, conditions = small_policy(), random_conditions(3).without_path()
     runs = [

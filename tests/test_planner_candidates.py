@@ -49,8 +49,9 @@ def plan(tiny_bundle, monkeypatch, kinematics, standing):
     def decode(self, indices):
         return features[indices[:, 0].numpy()]
 
-    def sample(self, conditions, generator, sampling):
-        drawn.extend(torch.randperm(len(CHOICES), generator=generator)[: len(conditions.history)].tolist())
+    def sample(self, conditions, generator, sampling, *, samples):
+        assert len(conditions.history) == 1
+        drawn.extend(torch.randperm(len(CHOICES), generator=generator)[:samples].tolist())
         return torch.tensor(drawn)[:, None].repeat(1, 64), torch.zeros(len(drawn))
 
     monkeypatch.setattr(TrainedAutoencoder, "decode_features", decode)

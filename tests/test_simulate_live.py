@@ -107,11 +107,22 @@ def test_an_error_ends_the_session_wakes_the_terminal_and_is_raised_there(start)
             raise OSError(28, "No space left on device")
 
     woken, watcher = threading.Event(), Watcher(breaks)
-    live, _ = start(watcher, on_failure=woken.set)
+    live, _ = start(watcher, on_end=woken.set)
     assert woken.wait(30) and live.submit("walk").result(30).leave
     with pytest.raises(OSError, match="No space"):
         live.stop()
     assert watcher.closed
+
+
+def test_closing_the_window_ends_the_session_and_wakes_the_terminal(start):
+    woken, watcher = threading.Event(), Watcher()
+    live, console = start(watcher, on_end=woken.set)
+    patiently(lambda: len(watcher.times) > 5)
+    assert not woken.is_set()
+    console.session.display.left = True
+    live.wait()
+    assert woken.wait(30) and watcher.closed and live.submit("walk").result(30).leave
+    live.stop()  # nothing went wrong
 
 
 def test_a_session_that_cannot_begin_says_why():
@@ -120,7 +131,7 @@ def test_a_session_that_cannot_begin_says_why():
 
     woken = []
     with pytest.raises(UserError, match="no display"):
-        Live(make, on_failure=lambda: woken.append(True)).start()
+        Live(make, on_end=lambda: woken.append(True)).start()
     assert not woken  # nobody waits at the prompt yet
 
 

@@ -49,7 +49,7 @@ class Still:
     """MuJoCo's window where there is no display."""
 
     def __init__(self, simulator, on_key):
-        self.press = on_key
+        self.press, self.closed = on_key, False
 
     def show(self):
         pass
@@ -79,5 +79,8 @@ def test_the_arrows_of_the_window_steer(tiny_bundle, toy_encode, monkeypatch):
     assert sum("more is not in the motions" in line for line in said) <= 2
     window._window.press(INSERT)
     session.display.obey(session)
-    assert session.stack.path is None
+    assert session.stack.path is None and not session.display.left
+    window._window.closed = True
+    session.display.obey(session)
+    assert session.display.left
     session.close()

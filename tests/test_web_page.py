@@ -270,7 +270,7 @@ def test_a_flag_that_is_dragged_and_keys_say_where_the_robot_goes(chromium, runn
 def test_a_page_that_cannot_be_served_is_a_users_mistake_and_wakes_nobody():
     woken = []
 
-    live = Live(lambda: open_server("192.0.2.1", 0, Guard(None)), on_failure=lambda: woken.append(True))
+    live = Live(lambda: open_server("192.0.2.1", 0, Guard(None)), on_end=lambda: woken.append(True))
     with pytest.raises(UserError, match="no address of this machine"):  # 192.0.2.0/24 is for documentation
         live.start()
     assert woken == []
