@@ -32,7 +32,9 @@ def leading_path(
     """Return the desired path of the ``WINDOW`` frames after ``start_s``, in the plan frame.
 
     It begins where the plan stands, as every path that the latent policy was trained on does, moves as the path
-    that is followed, and leads back to it: an error e of the measured robot shrinks as e exp(-t / catch_up_s).
+    that is followed, and leads back to it: an error e of the measured robot shrinks as e exp(-t / catch_up_s). While
+    the robot faces elsewhere than it should, it is shown as much of the movement as lies ahead of it, in its own
+    direction: no motion goes sideways at the speed of a walk.
 
     Args:
         path: What is followed; it began at ``origin``.
@@ -51,12 +53,23 @@ def leading_path(
     back = 1.0 - np.exp(-since / config.catch_up_s)
     error = now[0] + origin - robot[0]
     error *= min(1.0, config.max_error / max(float(np.linalg.norm(error)), 1e-9))
-    wanted = placement.points(plan[0][None])[0] + xy[1:] - xy[0] + back[:, None] * error
-    turn = np.clip(quaternion.wrap_angle(float(now_yaw[0]) - robot[1]), -config.max_turn_error, config.max_turn_error)
+    facing = quaternion.wrap_angle(float(now_yaw[0]) - robot[1])
+    turn = np.clip(facing, -config.max_turn_error, config.max_turn_error)
+    steps = np.diff(xy, axis=0)
+    if path.has_yaw:
+        steps = _as_it_faces(steps, back * turn - facing)
+    wanted = placement.points(plan[0][None])[0] + np.cumsum(steps, axis=0) + back[:, None] * error
     return DesiredPath(
         xy=placement.points_to_plan(wanted),
         yaw=plan[1] + yaw[1:] - yaw[0] + back * turn if path.has_yaw else None,
     )
+
+
+def _as_it_faces(steps: Float[np.ndarray, "frame 2"], off: Float[np.ndarray, " frame"]) -> Float[np.ndarray, "frame 2"]:
+    """Turn steps [m] by an angle [rad] and shorten them to what lies ahead: to nothing from 90 degrees on."""
+    cosine, sine = np.cos(off), np.sin(off)
+    turned = np.stack((cosine * steps[:, 0] - sine * steps[:, 1], sine * steps[:, 0] + cosine * steps[:, 1]), axis=-1)
+    return np.maximum(cosine, 0.0)[:, None] * turned
 
 
 def path_of_plan(
