@@ -47,15 +47,16 @@ def guided_conditions(conditions: Conditions, sampling: SamplingConfig) -> tuple
     """Stack the conditions with the ones that guidance compares them with.
 
     Returns:
-        The conditions, then without text and without path as far as either is guided, and the guidance: the weight of
-        the whole conditions first (they sum to 1).
+        The conditions, then without text and without path as far as either is given and guided, and the guidance: the
+        weight of the whole conditions first (they sum to 1).
     """
     parts, weights = [conditions], [1.0]
-    wanted = [(conditions.without_text, sampling.guidance)]
-    if bool(conditions.has_path.any()):
-        wanted.append((conditions.without_path, sampling.path_guidance))
-    for withheld, guidance in wanted:
-        if guidance != 1.0:
+    wanted = (
+        (conditions.without_text, sampling.guidance, conditions.has_text),
+        (conditions.without_path, sampling.path_guidance, conditions.has_path),
+    )
+    for withheld, guidance, given in wanted:
+        if guidance != 1.0 and bool(given.any()):  # what nobody is given makes no difference
             parts.append(withheld())
             weights[0] += guidance - 1.0
             weights.append(1.0 - guidance)

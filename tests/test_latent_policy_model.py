@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from motionlex.controllers.code_sampling import SamplingConfig, guide, reshape_logits
+from motionlex.controllers.code_sampling import SamplingConfig, guide, guided_conditions, reshape_logits
 from motionlex.controllers.condition_encoder import LatentPolicyConfig
 from motionlex.controllers.conditions import WINDOW, Conditions
 from motionlex.controllers.latent_policy import LatentPolicy
@@ -130,6 +130,20 @@ def test_guidance_one_is_plain_and_guidance_without_text_is_no_guidance():
     b, _ = policy.sample(withheld, torch.Generator().manual_seed(4))
     assert torch.equal(a, b)
     assert plain.shape == a.shape
+
+
+def test_guidance_costs_rows_only_for_what_is_given():
+    conditions, sampling = random_conditions(3), SamplingConfig(guidance=2.0, path_guidance=5.0)
+    rows = {
+        "both": conditions, "text": conditions.without_path(), "path": conditions.without_text(),
+        "neither": conditions.without_path().without_text(),
+    }  # fmt: skip
+    found = {name: guided_conditions(given, sampling) for name, given in rows.items()}
+    assert {name: len(given.history) for name, (given, _) in found.items()} == {
+        "both": 9, "text": 6, "path": 6, "neither": 3,
+    }  # fmt: skip
+    assert found["both"][1] == (6.0, -1.0, -4.0) and found["path"][1] == (5.0, -4.0)
+    assert found["text"][1] == (2.0, -1.0) and found["neither"][1] == (1.0,)
 
 
 def test_guidance_by_hand():
