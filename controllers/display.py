@@ -57,7 +57,7 @@ class Display:
         """Simulated seconds per real second for viewers; 0 is as fast as possible."""
         self.paused = False
         """Whether time stands still for those who watch."""
-        self.left = False
+        self.abandoned = False
         """Whether somebody closed what they watched in, as one does who has seen enough."""
         self._due = time.perf_counter()
 

@@ -25,7 +25,9 @@ NewSession = Callable[[Callable[[str], None]], Session]
 
 
 def run_script(console: Console, instructions: Sequence[Instruction]) -> None:
-    """Obey instructions one after the other, and finish the session's files, also after Ctrl-C.
+    """Obey instructions one after the other and finish the session's files, also after Ctrl-C.
+
+    Closing MuJoCo's window ends them.
 
     Raises:
         UserError: If one cannot be obeyed, or the user stops.
@@ -34,7 +36,7 @@ def run_script(console: Console, instructions: Sequence[Instruction]) -> None:
     try:
         for instruction in instructions:
             answer = console.obey(instruction)
-            if answer.leave:
+            if answer.leave or session.display.abandoned:
                 return
             session.announce(answer.text)
     except KeyboardInterrupt:
@@ -90,8 +92,8 @@ def ask_live(seed: int, new_session: NewSession) -> Session:
         on_end=wake_terminal if asked else lambda: None,
     )
     with _terminated_like_interrupted():
-        console = live.start()
         try:
+            console = live.start()
             if asked:
                 with _prompt(lambda: console.sentences) as prompt:
                     speaker[0] = prompt.say

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from motionlex.controllers.console import Answer, Console
 from motionlex.controllers.session import PAUSE_S
 
+WAKE_S = 0.5
+"""Time between two attempts to wake somebody up [s]: CPython misses signals between a prompt and the wait for a key."""
 MOST_WAITING = 64
 """Lines that may wait; more are refused, so that nobody can flood the robot."""
 
@@ -34,8 +36,8 @@ class Live:
 
         Args:
             make: Makes the console with its session, on the thread.
-            on_end: Called on the thread when it ends by itself, by an error or since a window was closed, e.g. to wake
-                somebody up.
+            on_end: Called on the thread when it ends by itself, by an error or because a window was closed, e.g. to
+                wake somebody up; again and again until :meth:`stop`, since one who is woken may not hear it at once.
         """
         self._make, self._on_end = make, on_end
         self._lines: queue.Queue[_Line] = queue.Queue(maxsize=MOST_WAITING)
@@ -92,7 +94,7 @@ class Live:
             try:
                 self._console = console
                 self._ready.set()
-                while not (self._stop.is_set() or console.session.display.left):
+                while not (self._stop.is_set() or console.session.display.abandoned):
                     self._advance(console)
             finally:
                 console.session.close()
@@ -102,8 +104,9 @@ class Live:
             self._ended.set()
             self._ready.set()
             self._turn_away()
-            if self._console is not None and not self._stop.is_set():
-                self._on_end()  # who waits in start() is told of an error there
+            while self._console is not None and not self._stop.is_set():  # who waits in start() is told there
+                self._on_end()
+                self._stop.wait(WAKE_S)
 
     def _advance(self, console: Console) -> None:
         """Answer what was handed in, then take one control step, or wait if time stands still."""

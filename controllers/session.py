@@ -151,13 +151,15 @@ class Session:
             self._stands = True
 
     def run(self, seconds: float) -> None:
-        """Advance by some time, one control step at least, obeying those who watch."""
+        """Advance by some time, one control step at least, obeying those who watch, until they leave."""
         for _ in range(max(1, round(seconds * self.stack.hz))):
             self.step()
             self.display.obey(self)
-            while self.display.paused and self.display.viewers:
+            while self.display.paused and self.display.viewers and not self.display.abandoned:
                 time.sleep(PAUSE_S)
                 self.display.obey(self)
+            if self.display.abandoned:
+                return
 
     def _measure(self, state: State) -> None:
         """Count turns, follow the path, notice events."""

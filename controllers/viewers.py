@@ -139,7 +139,7 @@ class Window:
 
     def obey(self, session: Session) -> None:
         """Steer as the keys say: arrows walk and turn, home and end step aside, insert lets go; closing it leaves."""
-        session.display.left |= self._window.closed
+        session.display.abandoned |= self._window.closed
         while self._keys:
             name = WINDOW_KEYS.get(self._keys.popleft())
             path = session.stack.path

@@ -19,6 +19,7 @@ pytestmark = pytest.mark.skipif(
 @pytest.fixture
 def display():
     """Environment of a display of our own."""
+    wayland = {"MUJOCO_GL", "WAYLAND_DISPLAY", "XDG_SESSION_TYPE"}  # would open a window on the desktop instead
     read, write = os.pipe()
     server = subprocess.Popen(
         ["Xvfb", "-displayfd", str(write), "-screen", "0", "800x600x24", "-nolisten", "tcp"],
@@ -27,8 +28,9 @@ def display():
     )
     os.close(write)
     with os.fdopen(read) as number:
-        name = f":{number.readline().strip()}"
-    yield {**{key: value for key, value in os.environ.items() if key != "MUJOCO_GL"}, "DISPLAY": name}
+        name = number.readline().strip()
+    assert name.isdigit(), "Xvfb did not start"
+    yield {**{key: value for key, value in os.environ.items() if key not in wayland}, "DISPLAY": f":{name}"}
     server.terminate()
     server.wait(30)
 
@@ -48,18 +50,22 @@ def test_arrows_walk_and_closing_the_window_ends_the_simulation(display, tmp_pat
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # ignored in the background
     )
     os.close(other_end)
-    end = time.monotonic() + 120
-    while not (windows := xdotool("search", "--onlyvisible", "--name", "MuJoCo").split()):
-        assert process.poll() is None and time.monotonic() < end
-        time.sleep(0.2)
-    time.sleep(2)  # a window hears no key before it has drawn itself
-    xdotool("windowfocus", "--sync", windows[0])
-    for _ in range(2):
-        xdotool("key", "Up")
-    time.sleep(5)
-    xdotool("key", "ctrl+q")
-    output, errors = process.communicate(timeout=60)
-    os.close(main_end)
+    try:
+        end = time.monotonic() + 120
+        while not (windows := xdotool("search", "--onlyvisible", "--name", "MuJoCo").split()):
+            assert process.poll() is None, process.stderr.read()
+            assert time.monotonic() < end, "no window"
+            time.sleep(0.2)
+        time.sleep(2)  # a window hears no key before it has drawn itself
+        xdotool("windowfocus", "--sync", windows[0])
+        for _ in range(2):
+            xdotool("key", "Up")
+        time.sleep(5)
+        xdotool("key", "ctrl+q")
+        output, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        os.close(main_end)
     assert process.returncode == 0, errors
     result = json.loads(output.splitlines()[-1])
     assert result["distance_m"] > 0.3 and not result["fell"]  # a robot that stands sways by centimetres

@@ -14,7 +14,9 @@ from motionlex.controllers import display as display_module
 from motionlex.controllers.bundle import load_bundle
 from motionlex.controllers.console import Console
 from motionlex.controllers.display import Display
+from motionlex.controllers.interaction import run_script
 from motionlex.controllers.live import MOST_WAITING, Live
+from motionlex.controllers.script import read_instructions
 from motionlex.controllers.session import Outside, Session
 from motionlex.controllers.stack import Stack
 from motionlex.controllers.viewers import WebPage
@@ -119,10 +121,26 @@ def test_closing_the_window_ends_the_session_and_wakes_the_terminal(start):
     live, console = start(watcher, on_end=woken.set)
     patiently(lambda: len(watcher.times) > 5)
     assert not woken.is_set()
-    console.session.display.left = True
-    live.wait()
+    console.session.display.abandoned = True
     assert woken.wait(30) and watcher.closed and live.submit("walk").result(30).leave
+    woken.clear()
+    assert woken.wait(30)  # whoever did not wake up is woken again
+    live.wait()
     live.stop()  # nothing went wrong
+    woken.clear()
+    assert not woken.wait(1.2)
+
+
+def test_closing_the_window_ends_a_script(bundle, toy_encode):
+    watcher = Watcher(lambda self: self.wishes.append(leave) if len(self.times) == 7 else None)
+
+    def leave(session):
+        session.display.abandoned = True
+
+    session = Session(Stack(bundle, encode=toy_encode), Outside(display=lambda stack: Display((), (watcher,))))
+    session.display.run_at(speed=0.0)
+    run_script(Console(session), read_instructions(["wave:5", "walk:5"], None))
+    assert len(watcher.times) == 7 and watcher.closed
 
 
 def test_a_session_that_cannot_begin_says_why():

@@ -79,8 +79,8 @@ def test_the_arrows_of_the_window_steer(tiny_bundle, toy_encode, monkeypatch):
     assert sum("more is not in the motions" in line for line in said) <= 2
     window._window.press(INSERT)
     session.display.obey(session)
-    assert session.stack.path is None and not session.display.left
+    assert session.stack.path is None and not session.display.abandoned
     window._window.closed = True
     session.display.obey(session)
-    assert session.display.left
+    assert session.display.abandoned
     session.close()
