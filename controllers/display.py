@@ -61,6 +61,11 @@ class Display:
         """Whether somebody closed what they watched in, as one does who has seen enough."""
         self._due = time.perf_counter()
 
+    @property
+    def in_real_time(self) -> bool:
+        """Whether time runs no faster for those who watch than it does: then it waits for no machine that is late."""
+        return bool(self.viewers) and 0.0 < self.speed <= 1.0
+
     def run_at(self, *, speed: float | None = None, paused: bool | None = None) -> None:
         """Change how time runs.
 

@@ -33,7 +33,12 @@ class Drafting:
 
     def due(self, cursor: int) -> bool:
         """Tell whether a draft is to begin after so many steps of the running segment."""
-        return self._thread is not None and cursor == REPLAN_FRAMES - self.lead
+        return self._thread is not None and self._draft is None and cursor >= REPLAN_FRAMES - self.lead
+
+    @property
+    def working(self) -> bool:
+        """Whether a draft is being made: :meth:`take` would wait for it."""
+        return self._draft is not None and not self._draft.done()
 
     def begin(self, text: Float[Tensor, "piece width"], path: DesiredPath | None) -> None:
         """Draft the segment that takes over when the running one, which is committed already, has been executed."""

@@ -123,7 +123,7 @@ class Live:
         except queue.Empty:
             pass
         if not paused:
-            console.session.step()
+            console.session.step(waits=not display.in_real_time)
 
     def _answer(self, console: Console, line: _Line) -> None:
         """Obey one line; whoever waits for its answer gets one, whatever happens."""

@@ -32,9 +32,9 @@ def leading_path(
     """Return the desired path of the ``WINDOW`` frames after ``start_s``, in the plan frame.
 
     It begins where the plan stands, as every path that the latent policy was trained on does, moves as the path
-    that is followed, and leads back to it: an error e of the measured robot shrinks as e exp(-t / catch_up_s). While
-    the robot faces elsewhere than it should, it is shown as much of the movement as lies ahead of it, in its own
-    direction: no motion goes sideways at the speed of a walk.
+    that is followed, and leads back to it: an error e of the measured robot shrinks as e exp(-t / catch_up_s). Where
+    headings are given and the robot is off by an angle, as far as that is not turned back yet the path's movement is
+    turned with the robot, and shortened by the cosine: no motion walks sideways because the robot faces elsewhere.
 
     Args:
         path: What is followed; it began at ``origin``.
@@ -66,7 +66,7 @@ def leading_path(
 
 
 def _as_it_faces(steps: Float[np.ndarray, "frame 2"], off: Float[np.ndarray, " frame"]) -> Float[np.ndarray, "frame 2"]:
-    """Turn steps [m] by an angle [rad] and shorten them to what lies ahead: to nothing from 90 degrees on."""
+    """Turn steps [m] by an angle [rad] and shorten them by its cosine: to nothing from 90 degrees on."""
     cosine, sine = np.cos(off), np.sin(off)
     turned = np.stack((cosine * steps[:, 0] - sine * steps[:, 1], sine * steps[:, 0] + cosine * steps[:, 1]), axis=-1)
     return np.maximum(cosine, 0.0)[:, None] * turned

@@ -39,6 +39,10 @@ class Segment:
     qvel: Float[np.ndarray, "frame velocity"]
     """Planned velocities."""
 
+    def anchor(self, frame: int) -> tuple[Float[np.ndarray, " 2"], float]:
+        """Return the root's position [m] and heading [rad] at a frame, plan frame."""
+        return self.qpos[frame, :2], float(quaternion.yaw(self.qpos[frame : frame + 1, 3:7])[0])
+
 
 @dataclass(frozen=True, kw_only=True)
 class DesiredPath:
@@ -200,6 +204,25 @@ class Planner:
         segment = Segment(codes=codes, qpos=qpos[0], qvel=qvel[0])
         self._running = (rotate_features(decoded, np.array([self._yaw]))[0], segment)
         return _fade_in(self._tail, segment, self._blend)
+
+
+def joined_late(running: Segment, reached: int, late: Segment, behind: int, frames: int) -> Segment:
+    """Let a segment take over some frames after its first one, from a running segment that went on meanwhile.
+
+    Args:
+        running: What went on.
+        reached: Its present frame.
+        late: What should have begun some frames ago.
+        behind: How many.
+        frames: Frames over which the second fades in over the first.
+
+    Returns:
+        The second, which is to be executed from its frame ``behind`` on.
+    """
+    rest = Segment(codes=late.codes, qpos=late.qpos[behind:], qvel=late.qvel[behind:])
+    rest = _fade_in((running.qpos[reached:], running.qvel[reached:]), rest, frames)
+    qpos, qvel = (np.concatenate([a[:behind], b]) for a, b in ((late.qpos, rest.qpos), (late.qvel, rest.qvel)))
+    return Segment(codes=late.codes, qpos=qpos, qvel=qvel)
 
 
 def _fade_in(tail: tuple[np.ndarray, np.ndarray] | None, new: Segment, frames: int) -> Segment:

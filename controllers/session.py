@@ -124,12 +124,16 @@ class Session:
         self._told = True
         return given
 
-    def step(self) -> State:
-        """Advance by one control step."""
+    def step(self, *, waits: bool = True) -> State:
+        """Advance by one control step.
+
+        Args:
+            waits: Whether it may wait for a segment that is late, see :meth:`Stack.step`.
+        """
         if not self._told:
             self._rest()
         began = time.perf_counter()
-        state = self.stack.step()
+        state = self.stack.step(waits=waits)
         self.wall_s += time.perf_counter() - began
         self._steps += 1
         self._last = state.qpos

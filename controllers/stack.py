@@ -1,8 +1,8 @@
 """The whole stack: a text command becomes codes, codes become a plan, the plan becomes torques in MuJoCo.
 
 While one segment runs, the next is chosen and decoded on a thread of its own: what was said and where the robot was
-``lead_s`` before the segment begins decide it. A new command therefore begins at most one segment and ``lead_s`` later,
-and motors never wait for words.
+``lead_s`` before the segment begins decide it. A new command therefore begins at most one segment and ``lead_s`` later.
+A segment that is late is waited for, or, where time does not wait, the running one goes on meanwhile.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from motionlex.controllers.hearing import Hearing
 from motionlex.controllers.latent_data import REPLAN_FRAMES
 from motionlex.controllers.path_leading import leading_path
 from motionlex.controllers.placement import Placement, clamp_anchor
-from motionlex.controllers.planner import DesiredPath, Planner, Segment
+from motionlex.controllers.planner import DesiredPath, Planner, Segment, joined_late
 from motionlex.controllers.recovery import Recovery
 from motionlex.controllers.stack_state import Command, StackConfig, State
 from motionlex.controllers.text import TextFunction
@@ -36,6 +36,8 @@ from motionlex.data.kinematics import ForwardKinematics
 from motionlex.data.robots import get_robot
 
 logger = logging.getLogger(__name__)
+MOST_LATE = 8
+"""Frames that a segment goes on for while the next is late, if control steps do not wait."""
 
 
 class Stack:
@@ -281,13 +283,18 @@ class Stack:
         """Change the root's velocity at once [m/s, world x and y]."""
         self.tracker.push(velocity)
 
-    def step(self) -> State:
+    def step(self, *, waits: bool = True) -> State:
         """Advance by one control step and return what it led to.
+
+        Args:
+            waits: Whether the step waits for a segment that is late, so that what happens does not depend on the
+                machine. If not, the running segment goes on meanwhile, for ``MOST_LATE`` frames at most: for robots
+                whose time does not wait.
 
         Raises:
             UserError: If there is neither a command nor a path.
         """
-        if self._segment is None or self._cursor >= REPLAN_FRAMES:
+        if self._segment is None or (self._cursor >= REPLAN_FRAMES and not (self._goes_on and not waits)):
             self._renew()
         assert self._segment is not None
         self.tracker.step(self._frames[0], self._frames[1], self._segment.codes, self._cursor)
@@ -301,7 +308,7 @@ class Stack:
             if self.drafting.due(self._cursor):
                 # The wishes are made of the plan's end, which committing moves on.
                 self._planner.commit(REPLAN_FRAMES)
-                self.drafting.begin(*self._wishes(self.drafting.lead))
+                self.drafting.begin(*self._wishes(REPLAN_FRAMES - self._cursor))
         return State(
             time=self.time,
             qpos=self.qpos,
@@ -312,6 +319,11 @@ class Stack:
             frame=frame,
             event=event,
         )
+
+    @property
+    def _goes_on(self) -> bool:
+        """Whether the running segment can go on, since the next one is late."""
+        return self.drafting.working and self._cursor < REPLAN_FRAMES + MOST_LATE
 
     def _wishes(self, ahead: int) -> tuple[Float[Tensor, "piece width"], DesiredPath | None]:
         """Return text and path for a segment that begins some frames from now."""
@@ -327,15 +339,19 @@ class Stack:
 
     def _renew(self) -> None:
         """Begin the next segment: the drafted one, or one that is decided now."""
-        segment = self.drafting.take()
+        segment, behind = self.drafting.take(), 0
         if segment is None:
             self._planner.commit(self._cursor)
-        self._follow_the_robot()
-        if segment is None:
+            self._follow_the_robot(self._planner.anchor)
             segment = self.drafting.decide(*self._wishes(0))
+        else:
+            if self._segment is not None and self._cursor > REPLAN_FRAMES:
+                behind = self._cursor - REPLAN_FRAMES
+                segment = joined_late(self._segment, self._cursor, segment, behind, self.config.blend_frames)
+            self._follow_the_robot(segment.anchor(behind) if behind else self._planner.anchor)
         self._segment, self._obeyed = segment, self._heard
         self._frames = self._placement.state(segment.qpos, segment.qvel)
-        self._cursor = 0
+        self._cursor = behind
         self.segments += 1
 
     def _watch(self) -> str | None:
@@ -361,9 +377,13 @@ class Stack:
         last = self._upright
         self._start(self._standing(last[:2], float(quaternion.yaw(last[None, 3:7])[0])))
 
-    def _follow_the_robot(self) -> None:
-        """Move the plan rigidly until planned and measured root are within the limits."""
-        plan_xy, plan_yaw = self._planner.anchor
+    def _follow_the_robot(self, anchor: tuple[Float[np.ndarray, " 2"], float]) -> None:
+        """Move the plan rigidly until planned and measured root are within the limits.
+
+        Args:
+            anchor: Position [m] and heading [rad] of the root that are planned for now, in the plan frame.
+        """
+        plan_xy, plan_yaw = anchor
         world_xy = self._placement.points(plan_xy[None])[0]
         measured = self.qpos
         xy, yaw = clamp_anchor(

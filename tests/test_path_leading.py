@@ -62,6 +62,31 @@ def test_who_faces_away_turns_on_the_spot():
     assert np.ptp(found.yaw) > 0.2
 
 
+def test_what_is_off_is_measured_on_the_robot_in_the_world():
+    """Another plan frame, a plan that has turned farther than the robot, a segment that begins later: same steps."""
+    path, robot = walk(0.4), (np.array([0.3, 0.1]), 0.9)
+    plan = (np.array([1.0, 2.0]), -0.1)
+    found = leading_path(
+        path, now_s=1.0, start_s=1.2, hz=HZ, origin=np.zeros(2), robot=robot, plan=plan, placement=MOVED,
+        config=StackConfig(),
+    )  # fmt: skip
+    back = 1 - np.exp(-SINCE / 0.6)
+    off = 0.9 - 0.4 - 0.5 * back  # the path faces 0.4 rad at 1 s; it is turned back by 0.5 rad at once
+    heading = 0.4 * (1.2 + SINCE - 0.01) + off  # of the middle of each step
+    along = np.cumsum(SPEED / HZ * np.cos(off)[:, None] * np.stack([np.cos(heading), np.sin(heading)], axis=1), axis=0)
+    (at,), _ = path.at(np.array([1.0]))
+    error = at - robot[0]
+    error = error * min(1.0, 0.3 / np.linalg.norm(error))
+    expected = MOVED.points(plan[0][None]) + along + back[:, None] * error
+    np.testing.assert_allclose(MOVED.points(found.xy), expected, atol=1e-4)
+    np.testing.assert_allclose(found.yaw, -0.1 + 0.4 * SINCE - 0.5 * back, atol=1e-12)
+
+
+def test_who_faces_away_is_led_back_by_a_limited_distance():
+    found = shown(walk(), (0.0, 4.0), yaw=np.pi)
+    np.testing.assert_allclose(found.xy[-1], [0.0, 4.0 - 0.3 * (1 - np.exp(-SINCE[-1] / 0.6))], atol=1e-12)
+
+
 def test_the_heading_counts_for_nothing_where_it_is_free():
     time = np.array([0.0, 10.0])
     path = ComPath(time=time, xy=np.stack([SPEED * time, np.zeros(2)], axis=1), yaw=None)

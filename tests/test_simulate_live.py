@@ -131,6 +131,17 @@ def test_closing_the_window_ends_the_session_and_wakes_the_terminal(start):
     assert not woken.wait(1.2)
 
 
+def test_time_that_runs_by_itself_does_not_wait_for_segments_in_real_time(start, monkeypatch):
+    asked, step = [], Stack.step
+    monkeypatch.setattr(Stack, "step", lambda self, *, waits=True: (asked.append(waits), step(self))[1])
+    live, _ = start(Watcher(), speed=1.0)
+    patiently(lambda: len(asked) > 3)
+    assert not any(asked)
+    live.submit(":speed 0").result(30)
+    patiently(lambda: asked and asked[-1])
+    live.stop()
+
+
 def test_closing_the_window_ends_a_script(bundle, toy_encode):
     watcher = Watcher(lambda self: self.wishes.append(leave) if len(self.times) == 7 else None)
 
