@@ -24,9 +24,9 @@ from motionlex.controllers.goal import Goal
 from motionlex.controllers.hearing import Hearing
 from motionlex.controllers.latent_data import REPLAN_FRAMES
 from motionlex.controllers.path_leading import leading_path
-from motionlex.controllers.placement import Placement, clamp_anchor
-from motionlex.controllers.planner import DesiredPath, Planner, Segment, joined_late
+from motionlex.controllers.planner import DesiredPath, Planner
 from motionlex.controllers.recovery import Recovery
+from motionlex.controllers.running_plan import Root, RunningPlan
 from motionlex.controllers.stack_state import Command, StackConfig, State
 from motionlex.controllers.text import TextFunction
 from motionlex.controllers.tracker import Tracker
@@ -36,8 +36,6 @@ from motionlex.data.kinematics import ForwardKinematics
 from motionlex.data.robots import get_robot
 
 logger = logging.getLogger(__name__)
-MOST_LATE = 8
-"""Frames that a segment goes on for while the next is late, if control steps do not wait."""
 
 
 class Stack:
@@ -88,6 +86,7 @@ class Stack:
             generator=self._generator,
             blend_frames=self.config.blend_frames,
         )
+        self._plan = RunningPlan(self.config)
         self.tracker = Tracker(bundle.low_level, self.robot)
         self._getting_up = self.hearing.embed(bundle.meta.get_up) if bundle.meta.get_up else None
         self._recovery = Recovery(self.hz, lying_s=self.config.recover_s, rises=self._getting_up is not None)
@@ -134,7 +133,7 @@ class Stack:
     @property
     def obeying(self) -> bool:
         """Whether the segment that runs was decided after the latest command."""
-        return self._segment is not None and self._obeyed == len(self.commands)
+        return self._plan.segment is not None and self._obeyed == len(self.commands)
 
     def _start(self, qpos: Float[np.ndarray, " coordinate"]) -> None:
         """Put the robot at rest into a pose, with an empty plan."""
@@ -147,10 +146,7 @@ class Stack:
         """Begin an empty plan whose frame is the world's, as if a pose had been held for long."""
         self.drafting.discard()
         self._planner.reset(qpos)
-        self._placement = Placement(xy=np.zeros(2), yaw=0.0)
-        self._segment: Segment | None = None
-        self._frames = (np.zeros((0, 26)), np.zeros((0, 25)))
-        self._cursor = 0
+        self._plan.clear()
 
     def reset(self) -> None:
         """Put the robot on its feet where it began; commands, time and path begin anew, draws of codes go on."""
@@ -168,12 +164,12 @@ class Stack:
     @property
     def planned_qpos(self) -> Float[np.ndarray, " coordinate"]:
         """Positions that are planned for now, in the world."""
-        return self._frames[0][self._cursor] if self._segment is not None else self.qpos
+        return self._plan.rest[0] if self._plan.segment is not None else self.qpos
 
     @property
     def plan(self) -> Float[np.ndarray, "frame coordinate"]:
         """Positions that are planned from now to the end of the running segment, in the world; none without one."""
-        return self._frames[0][self._cursor :]
+        return self._plan.rest
 
     @property
     def com(self) -> Float[np.ndarray, " 2"]:
@@ -184,6 +180,11 @@ class Stack:
     def heading(self) -> float:
         """Measured heading [rad]."""
         return float(quaternion.yaw(self.qpos[None, 3:7])[0])
+
+    @property
+    def _root(self) -> Root:
+        """Measured root in the world."""
+        return self.qpos[:2], self.heading
 
     @property
     def _now(self) -> tuple[float, Float[np.ndarray, " 2"], float]:
@@ -288,27 +289,28 @@ class Stack:
 
         Args:
             waits: Whether the step waits for a segment that is late, so that what happens does not depend on the
-                machine. If not, the running segment goes on meanwhile, for ``MOST_LATE`` frames at most: for robots
-                whose time does not wait.
+                machine. If not, the running one goes on meanwhile for ``running_plan.MOST_LATE`` frames at most: for
+                robots whose time does not wait.
 
         Raises:
             UserError: If there is neither a command nor a path.
         """
-        if self._segment is None or (self._cursor >= REPLAN_FRAMES and not (self._goes_on and not waits)):
+        plan = self._plan
+        if plan.over and (waits or not (self.drafting.working and plan.can_go_on)):
             self._renew()
-        assert self._segment is not None
-        self.tracker.step(self._frames[0], self._frames[1], self._segment.codes, self._cursor)
-        self._cursor += 1
+        assert plan.segment is not None
+        self.tracker.step(*plan.frames, plan.segment.codes, plan.cursor)
+        plan.cursor += 1
         self.time += 1.0 / self.hz
         planned, event = self.planned_qpos, self._watch()
-        if self._segment is None:  # put on its feet, or about to get up: there is no plan until the next step
+        if plan.segment is None:  # put on its feet, or about to get up: there is no plan until the next step
             codes, frame = np.zeros(0, dtype=np.int64), 0
         else:
-            codes, frame = self._segment.codes, self._cursor
-            if self.drafting.due(self._cursor):
+            codes, frame = plan.segment.codes, plan.cursor
+            if self.drafting.due(plan.cursor):
                 # The wishes are made of the plan's end, which committing moves on.
                 self._planner.commit(REPLAN_FRAMES)
-                self.drafting.begin(*self._wishes(REPLAN_FRAMES - self._cursor))
+                self.drafting.begin(*self._wishes(REPLAN_FRAMES - plan.cursor))
         return State(
             time=self.time,
             qpos=self.qpos,
@@ -319,11 +321,6 @@ class Stack:
             frame=frame,
             event=event,
         )
-
-    @property
-    def _goes_on(self) -> bool:
-        """Whether the running segment can go on, since the next one is late."""
-        return self.drafting.working and self._cursor < REPLAN_FRAMES + MOST_LATE
 
     def _wishes(self, ahead: int) -> tuple[Float[Tensor, "piece width"], DesiredPath | None]:
         """Return text and path for a segment that begins some frames from now."""
@@ -339,19 +336,15 @@ class Stack:
 
     def _renew(self) -> None:
         """Begin the next segment: the drafted one, or one that is decided now."""
-        segment, behind = self.drafting.take(), 0
-        if segment is None:
-            self._planner.commit(self._cursor)
-            self._follow_the_robot(self._planner.anchor)
-            segment = self.drafting.decide(*self._wishes(0))
+        segment = self.drafting.take()
+        if segment is not None and self._plan.cursor > REPLAN_FRAMES:
+            self._plan.take_over(segment, self._root)
         else:
-            if self._segment is not None and self._cursor > REPLAN_FRAMES:
-                behind = self._cursor - REPLAN_FRAMES
-                segment = joined_late(self._segment, self._cursor, segment, behind, self.config.blend_frames)
-            self._follow_the_robot(segment.anchor(behind) if behind else self._planner.anchor)
-        self._segment, self._obeyed = segment, self._heard
-        self._frames = self._placement.state(segment.qpos, segment.qvel)
-        self._cursor = behind
+            if segment is None:
+                self._planner.commit(self._plan.cursor)
+            self._plan.follow(self._planner.anchor, self._root)
+            self._plan.begin(self.drafting.decide(*self._wishes(0)) if segment is None else segment)
+        self._obeyed = self._heard
         self.segments += 1
 
     def _watch(self) -> str | None:
@@ -377,25 +370,6 @@ class Stack:
         last = self._upright
         self._start(self._standing(last[:2], float(quaternion.yaw(last[None, 3:7])[0])))
 
-    def _follow_the_robot(self, anchor: tuple[Float[np.ndarray, " 2"], float]) -> None:
-        """Move the plan rigidly until planned and measured root are within the limits.
-
-        Args:
-            anchor: Position [m] and heading [rad] of the root that are planned for now, in the plan frame.
-        """
-        plan_xy, plan_yaw = anchor
-        world_xy = self._placement.points(plan_xy[None])[0]
-        measured = self.qpos
-        xy, yaw = clamp_anchor(
-            world_xy,
-            plan_yaw + self._placement.yaw,
-            measured[:2],
-            self.heading,
-            max_offset=self.config.max_offset,
-            max_turn=self.config.max_turn,
-        )
-        self._placement = Placement.carrying(plan_xy, plan_yaw, xy, yaw)
-
     def _desired_path(self, ahead: int = 0) -> DesiredPath | None:
         """The desired path of the frames after the next ``ahead`` ones, in the plan frame."""
         if self._course.path is None:
@@ -410,6 +384,6 @@ class Stack:
             origin=self._origin,
             robot=(xy + self._origin, heading),
             plan=(self._planner.com, self._planner.anchor[1]),
-            placement=self._placement,
+            placement=self._plan.placement,
             config=self.config,
         )

@@ -74,8 +74,8 @@ def test_a_led_script_is_what_the_running_stack_decides(tiny_bundle, toy_encode)
     stack.steer(0.5, 0.1, 0.2)
     stack.command(told.text)
     stack.step()
-    np.testing.assert_array_equal(stack._segment.codes, rows["codes"][0])
-    np.testing.assert_allclose(stack._segment.qpos, rows["qpos"][0], atol=1e-9)
+    np.testing.assert_array_equal(stack._plan.segment.codes, rows["codes"][0])
+    np.testing.assert_allclose(stack._plan.segment.qpos, rows["qpos"][0], atol=1e-9)
 
 
 def test_the_last_share_of_the_scripts_is_led_and_named(tiny_bundle, toy_encode, monkeypatch, tmp_path):

@@ -119,8 +119,8 @@ def test_one_script_is_what_planner_and_stack_plan(source, toy_encode, tiny_bund
     stack = Stack(load_bundle(tiny_bundle), seed=7, encode=toy_encode, config=everything)
     stack.command(script[0].text)
     stack.step()
-    np.testing.assert_array_equal(stack._segment.codes, plan.codes[0])
-    np.testing.assert_allclose(stack._segment.qpos, plan.qpos[0], atol=1e-5)
+    np.testing.assert_array_equal(stack._plan.segment.codes, plan.codes[0])
+    np.testing.assert_allclose(stack._plan.segment.qpos, plan.qpos[0], atol=1e-5)
 
 
 def test_a_command_begins_with_a_segment(motion):

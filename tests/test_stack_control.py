@@ -141,10 +141,10 @@ def test_the_plan_never_leaves_the_robot_by_more_than_the_limit(bundle, toy_enco
         stack.step()
         if stack.segments > before:
             xy, yaw = stack._planner.anchor
-            placed = stack._placement.points(xy[None])[0]
+            placed = stack._plan.placement.points(xy[None])[0]
             assert np.linalg.norm(placed - measured[:2]) <= 0.15 + 1e-9
             robot_yaw = float(quaternion.yaw(measured[None, 3:7])[0])
-            assert abs(quaternion.wrap_angle(yaw + stack._placement.yaw - robot_yaw)) <= 0.2 + 1e-9
+            assert abs(quaternion.wrap_angle(yaw + stack._plan.placement.yaw - robot_yaw)) <= 0.2 + 1e-9
 
 
 def test_a_robot_without_a_command_says_so(bundle, toy_encode):
@@ -205,12 +205,12 @@ def test_falling_is_noticed_unless_it_is_planned(bundle, toy_encode):
     stack.command("stand")
     stack.step()
     assert not stack.fell
-    upright = stack._frames[0][:, 3:7].copy()
+    upright = stack._plan.frames[0][:, 3:7].copy()
     down = lying(stack.qpos)
     stack.tracker.simulator.reset(down, np.zeros(25))
-    stack._frames[0][:, 3:7] = down[3:7]
+    stack._plan.frames[0][:, 3:7] = down[3:7]
     assert stack.step().event is None and not stack.fell
-    stack._frames[0][:, 3:7] = upright
+    stack._plan.frames[0][:, 3:7] = upright
     assert stack.step().event == "fell" and stack.fell
     assert stack.step().event is None  # told once
 

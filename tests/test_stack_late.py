@@ -10,8 +10,9 @@ from motionlex.controllers.bundle import load_bundle
 from motionlex.controllers.display import Display
 from motionlex.controllers.latent_data import REPLAN_FRAMES
 from motionlex.controllers.planner import Planner
+from motionlex.controllers.running_plan import MOST_LATE
 from motionlex.controllers.session import Outside, Session
-from motionlex.controllers.stack import MOST_LATE, Stack
+from motionlex.controllers.stack import Stack
 
 
 @pytest.fixture
@@ -36,9 +37,9 @@ def held(tiny_bundle, toy_encode, monkeypatch):
 
 def test_the_running_segment_goes_on_until_the_late_one_takes_over_where_it_would_be(held):
     stack, decided, gate = held
-    first = stack._segment
+    first = stack._plan.segment
     assert [stack.step(waits=False).frame for _ in range(3)] == [17, 18, 19]
-    assert stack._segment is first and stack.drafting.working
+    assert stack._plan.segment is first and stack.drafting.working
     gate.set()
     stack.drafting.settle()
     state = stack.step(waits=False)
@@ -48,7 +49,7 @@ def test_the_running_segment_goes_on_until_the_late_one_takes_over_where_it_woul
     # Four frames fade in by fifths from what went on; hinges are the same in the plan frame and in the world.
     for step, share in enumerate((0.2, 0.4, 0.6, 0.8, 1.0)):
         expected = (1 - share) * first.qpos[19 + step, 7:] + share * late.qpos[3 + step, 7:]
-        np.testing.assert_allclose(stack._frames[0][3 + step, 7:], expected, atol=1e-12)
+        np.testing.assert_allclose(stack._plan.frames[0][3 + step, 7:], expected, atol=1e-12)
 
 
 def test_the_plan_stays_with_the_robot_when_a_late_segment_takes_over(held):
@@ -63,7 +64,7 @@ def test_the_plan_stays_with_the_robot_when_a_late_segment_takes_over(held):
     stack.drafting.settle()
     stack._renew()
     distance = np.linalg.norm(stack.planned_qpos[:2] - measured[:2])
-    assert stack._cursor == 7 and distance == pytest.approx(stack.config.max_offset)
+    assert stack._plan.cursor == 7 and distance == pytest.approx(stack.config.max_offset)
 
 
 def test_a_segment_goes_on_for_some_frames_only(held):
