@@ -33,8 +33,9 @@ def leading_path(
 
     It begins where the plan stands, as every path that the latent policy was trained on does, moves as the path
     that is followed, and leads back to it: an error e of the measured robot shrinks as e exp(-t / catch_up_s). Where
-    headings are given and the robot is off by an angle, as far as that is not turned back yet the path's movement is
-    turned with the robot, and shortened by the cosine: no motion walks sideways because the robot faces elsewhere.
+    headings are given and the robot is off by more than ``max_turn_error``, as far as that is not turned back yet the
+    path's movement is turned by the rest, and shortened by its cosine: no motion walks sideways because it faces
+    elsewhere.
 
     Args:
         path: What is followed; it began at ``origin``.
@@ -57,7 +58,8 @@ def leading_path(
     turn = np.clip(facing, -config.max_turn_error, config.max_turn_error)
     steps = np.diff(xy, axis=0)
     if path.has_yaw:
-        steps = _as_it_faces(steps, back * turn - facing)
+        off = back * turn - facing
+        steps = _as_it_faces(steps, off - np.clip(off, -config.max_turn_error, config.max_turn_error))
     wanted = placement.points(plan[0][None])[0] + np.cumsum(steps, axis=0) + back[:, None] * error
     return DesiredPath(
         xy=placement.points_to_plan(wanted),

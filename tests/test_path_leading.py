@@ -38,17 +38,17 @@ def test_who_is_right_is_shown_the_path(turn):
     np.testing.assert_allclose(found.yaw, yaw, atol=1e-12)
 
 
-@pytest.mark.parametrize("facing", [0.3, -0.3, 1.0, -1.2, 1.8])
+@pytest.mark.parametrize("facing", [0.3, -0.5, 1.0, -1.2, 1.8, 3.0])
 def test_who_faces_elsewhere_is_shown_what_lies_ahead_while_turning_back(facing):
-    """dx/ds = v cos(o) (cos o, sin o) for cos o > 0, with the shown heading o(s), integrated by somebody else."""
+    """dx/ds = v cos(o) (cos o, sin o) while cos o > 0, o(s) beyond 0.5 rad of the heading: integrated by SciPy."""
     turned = np.clip(facing, -0.5, 0.5)
 
     def heading(s):
         return facing - (1 - np.exp(-s / 0.6)) * turned
 
     def rate(s, _):
-        ahead = max(np.cos(heading(s)), 0.0)
-        return SPEED * ahead * np.array([np.cos(heading(s)), np.sin(heading(s))])
+        beyond = np.sign(heading(s)) * max(abs(heading(s)) - 0.5, 0.0)
+        return SPEED * max(np.cos(beyond), 0.0) * np.array([np.cos(beyond), np.sin(beyond)])
 
     solved = solve_ivp(rate, (0.0, SINCE[-1]), np.zeros(2), t_eval=SINCE, rtol=1e-9, atol=1e-12)
     found = shown(walk(), yaw=facing)
@@ -64,14 +64,14 @@ def test_who_faces_away_turns_on_the_spot():
 
 def test_what_is_off_is_measured_on_the_robot_in_the_world():
     """Another plan frame, a plan that has turned farther than the robot, a segment that begins later: same steps."""
-    path, robot = walk(0.4), (np.array([0.3, 0.1]), 0.9)
+    path, robot = walk(0.4), (np.array([0.3, 0.1]), 1.5)
     plan = (np.array([1.0, 2.0]), -0.1)
     found = leading_path(
         path, now_s=1.0, start_s=1.2, hz=HZ, origin=np.zeros(2), robot=robot, plan=plan, placement=MOVED,
         config=StackConfig(),
     )  # fmt: skip
     back = 1 - np.exp(-SINCE / 0.6)
-    off = 0.9 - 0.4 - 0.5 * back  # the path faces 0.4 rad at 1 s; it is turned back by 0.5 rad at once
+    off = 1.5 - 0.4 - 0.5 * back - 0.5  # the path faces 0.4 rad at 1 s; it is turned back by 0.5 rad at once
     heading = 0.4 * (1.2 + SINCE - 0.01) + off  # of the middle of each step
     along = np.cumsum(SPEED / HZ * np.cos(off)[:, None] * np.stack([np.cos(heading), np.sin(heading)], axis=1), axis=0)
     (at,), _ = path.at(np.array([1.0]))
