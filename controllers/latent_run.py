@@ -22,6 +22,7 @@ from motionlex.data.errors import UserError, check_number, check_seed
 from motionlex.data.storage import file_sha256
 from motionlex.motion_vae import checkpoint
 from motionlex.motion_vae.checkpoint import TrainedAutoencoder, load_run
+from motionlex.motion_vae.interruption import postponed_interrupt
 from motionlex.motion_vae.registry import PlainValue, to_plain
 
 logger = logging.getLogger(__name__)
@@ -200,30 +201,33 @@ def _train(
     *,
     seconds_before: float,
 ) -> dict[str, PlainValue]:
-    """Train to ``steps``, saving on the way, at the end and when interrupted."""
+    """Train to ``steps``, saving on the way, at the end, and between two steps when interrupted."""
     from torch.utils.tensorboard import SummaryWriter  # slow to import, wanted only here
 
     first, began, last_line = trainer.step, time.monotonic(), time.monotonic()
     elapsed, losses = 0.0, [float("nan")]
     writer = SummaryWriter(str(folder / "tensorboard"), purge_step=first + 1)
     try:
-        while trainer.step < steps:
-            losses = [*losses[-49:], trainer.advance()]
-            now = time.monotonic()
-            elapsed = now - began
-            if trainer.step % LOG_STEPS == 0:
-                writer.add_scalar("train/loss_nats_per_token", losses[-1], trainer.step)
-            if now - last_line >= LOG_SECONDS or trainer.step == steps:
-                last_line = now
-                logger.info(_progress(trainer.step, steps, elapsed / (trainer.step - first), losses))
-            if trainer.step % checkpoint_steps == 0 and trainer.step < steps:
-                _save(folder, trainer, {**meta, "seconds": seconds_before + elapsed})
+        with postponed_interrupt() as interrupted:
+            while trainer.step < steps and not interrupted.is_set():
+                losses = [*losses[-49:], trainer.advance()]
+                now = time.monotonic()
+                elapsed = now - began
+                if trainer.step % LOG_STEPS == 0:
+                    writer.add_scalar("train/loss_nats_per_token", losses[-1], trainer.step)
+                if now - last_line >= LOG_SECONDS or trainer.step == steps:
+                    last_line = now
+                    logger.info(_progress(trainer.step, steps, elapsed / (trainer.step - first), losses))
+                if trainer.step % checkpoint_steps == 0 and trainer.step < steps:
+                    _save(folder, trainer, {**meta, "seconds": seconds_before + elapsed})
+            _save(folder, trainer, {**meta, "seconds": seconds_before + elapsed})
+        if interrupted.is_set():
+            raise KeyboardInterrupt
         metrics = _evaluate(trainer, examples)
         for name, value in metrics.items():
             writer.add_scalar(f"validation/{name}", value, trainer.step)
     finally:
         writer.close()
-        _save(folder, trainer, {**meta, "seconds": seconds_before + elapsed})
     _save(folder, trainer, {**meta, "seconds": seconds_before + elapsed, "metrics": metrics})
     return {
         "run": str(folder),

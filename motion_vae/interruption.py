@@ -1,4 +1,4 @@
-"""Ctrl-C that waits for the end of a training step."""
+"""Ctrl-C, and the SIGTERM by which clusters take a machine back, that wait for the end of a training step."""
 
 import contextlib
 import signal
@@ -6,32 +6,38 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
+_OWN = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+"""What handles a signal where nobody has changed it."""
+
 
 @contextlib.contextmanager
 def postponed_interrupt(*, enabled: bool = True) -> Iterator[threading.Event]:
-    """Note the first SIGINT instead of raising KeyboardInterrupt; a second one acts at once, as ever.
+    """Note the first SIGINT or SIGTERM instead of ending at once; a second one acts at once, as ever.
 
-    Only the main thread can do so, and only where Python's own handler is in place: whoever ignores the signal or
+    Only the main thread can do so, and only where Python's own handler is in place: whoever ignores a signal or
     handles it otherwise keeps that.
 
     Args:
-        enabled: False leaves the signal alone.
+        enabled: False leaves the signals alone.
 
     Yields:
-        Set once the signal has come.
+        Set once a signal has come.
     """
     asked = threading.Event()
     main = threading.current_thread() is threading.main_thread()
-    if not (enabled and main and signal.getsignal(signal.SIGINT) is signal.default_int_handler):
-        yield asked
-        return
+    ours = [number for number, own in _OWN.items() if enabled and main and signal.getsignal(number) is own]
+
+    def leave_alone() -> None:
+        for number in ours:
+            signal.signal(number, _OWN[number])
 
     def note(number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        leave_alone()
         asked.set()
 
-    signal.signal(signal.SIGINT, note)
+    for number in ours:
+        signal.signal(number, note)
     try:
         yield asked
     finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        leave_alone()

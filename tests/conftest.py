@@ -171,10 +171,12 @@ def tiny_bundle(tmp_path_factory, tiny_vae_run, tiny_autoencoder):
 
 @pytest.fixture
 def own_interrupts():
-    """Python's handler of SIGINT, also where the tests run in the background, which ignores the signal."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
+    """Python's handlers of SIGINT and SIGTERM, also where the tests run in the background, which ignores one."""
+    own = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in own.items()}
+    yield own
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import signal
 
 import pytest
 import torch
@@ -43,6 +44,30 @@ def test_a_run_holds_weights_config_and_provenance_and_reports_the_agreed_keys(t
 def test_a_run_resumed_from_its_folder_is_the_run_without_a_break(tiny_vae_run, tmp_path):
     train_high_level(flags(tiny_vae_run, tmp_path / "whole", steps=6))
     train_high_level(flags(tiny_vae_run, tmp_path / "broken", steps=3, schedule_steps=6))
+    train_high_level(HighLevelFlags(resume=tmp_path / "broken", steps=6))
+    whole, broken = (load_file(tmp_path / name / "weights.safetensors") for name in ("whole", "broken"))
+    for name, value in whole.items():
+        assert torch.equal(value, broken[name]), name
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_interrupted_within_a_step_goes_on_as_if_it_had_not_been(
+    tiny_vae_run, tmp_path, monkeypatch, own_interrupts, number
+):
+    """The third step has drawn its batch when the signal comes: it ends first."""
+    train_high_level(flags(tiny_vae_run, tmp_path / "whole", steps=6))
+    drawn, loss = [], latent_training.code_loss
+
+    def interrupted(policy, conditions, codes):
+        drawn.append(codes)
+        if len(drawn) == 3:
+            signal.raise_signal(number)
+        return loss(policy, conditions, codes)
+
+    monkeypatch.setattr(latent_training, "code_loss", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train_high_level(flags(tiny_vae_run, tmp_path / "broken", steps=6))
+    assert json.loads((tmp_path / "broken" / "meta.json").read_text())["steps"] == 3
     train_high_level(HighLevelFlags(resume=tmp_path / "broken", steps=6))
     whole, broken = (load_file(tmp_path / name / "weights.safetensors") for name in ("whole", "broken"))
     for name, value in whole.items():

@@ -91,35 +91,40 @@ def test_an_infinite_gradient_of_a_finite_loss_stops_too():
 
 
 class Interrupted:
-    """Ctrl-C, so many times, in the middle of the third step: the batch is drawn, nothing is updated."""
+    """A signal, so many times, in the middle of the third step: the batch is drawn, nothing is updated."""
 
-    def __init__(self, times):
-        self.drawn, self.times = 0, times
+    def __init__(self, times, number=signal.SIGINT):
+        self.drawn, self.times, self.number = 0, times, number
 
     def sample(self, batch, generator):
         self.drawn += 1
         if self.drawn == 3:
             for _ in range(self.times):
-                signal.raise_signal(signal.SIGINT)
+                signal.raise_signal(self.number)
         return torch.randn(batch, 1, 1, generator=generator)
 
 
-def interrupted_trainer(times):
+def interrupted_trainer(times, number=signal.SIGINT):
     config = OptimisationConfig(batch=2, learning_rate=0.1, adaptive_clipping=None)
-    return Trainer(Alternating(), Interrupted(times), config, schedule_steps=10, seed=0, device=torch.device("cpu"))
+    return Trainer(
+        Alternating(), Interrupted(times, number), config, schedule_steps=10, seed=0, device=torch.device("cpu")
+    )
 
 
-def test_an_interrupted_run_is_saved_between_two_steps(own_interrupts):
-    """Continued from there it ends like one that was left alone, and Ctrl-C means afterwards what it meant before."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_is_saved_between_two_steps(own_interrupts, number):
+    """Continued from there it ends like one that was left alone, and signals mean afterwards what they meant before."""
     saved, whole, resumed = [], interrupted_trainer(0), interrupted_trainer(0)
     whole.run(6, save=lambda _: None, checkpoint_steps=100)
     with pytest.raises(KeyboardInterrupt):
-        interrupted_trainer(1).run(6, save=lambda t: saved.append(copy.deepcopy(t.state())), checkpoint_steps=100)
+        interrupted_trainer(1, number).run(
+            6, save=lambda t: saved.append(copy.deepcopy(t.state())), checkpoint_steps=100
+        )
     assert [state["steps"] for state in saved] == [3]
     resumed.load_state(saved[0])
     assert resumed.run(6, save=lambda _: None, checkpoint_steps=100) == whole.averages()
     assert torch.equal(resumed.model.weight, whole.model.weight)
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert {number: signal.getsignal(number) for number in own_interrupts} == own_interrupts
 
 
 def test_a_second_interrupt_does_not_wait_and_keeps_the_last_checkpoint(own_interrupts):
