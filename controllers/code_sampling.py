@@ -73,8 +73,8 @@ def guide(logits: Float[Tensor, "rows vocabulary"], weights: tuple[float, ...]) 
     Source: Ho and Salimans 2022, on logits of codes; several conditions as in Brooks et al. 2023, each against all the
     others.
     """
-    blocks = logits.unflatten(0, (len(weights), -1))  # of log-probabilities up to a constant for each row
-    return torch.tensordot(logits.new_tensor(weights), blocks, dims=1)
+    blocks = logits.log_softmax(dim=-1).chunk(len(weights))
+    return torch.stack([weight * block for weight, block in zip(weights, blocks, strict=True)]).sum(dim=0)
 
 
 def reshape_logits(
