@@ -194,11 +194,11 @@ def test_without_words_the_path_alone_decides_and_without_both_the_robot_stands(
     seen, planner = [], console.session.stack._planner
     sample = planner._policy.sample
 
-    def spy(conditions, *rest):
+    def spy(conditions, *rest, **more):
         still = torch.equal(conditions.text[0], toy_encode(["stand still"])[0])
         words = ("still" if still else "own") if bool(conditions.has_text) else "none"
         seen.append((words, bool(conditions.has_path)))
-        return sample(conditions, *rest)
+        return sample(conditions, *rest, **more)
 
     monkeypatch.setattr(planner._policy, "sample", spy)
     for line in (":com 0.1 0 0", ":wait 0.32", "wave:0.32", ":com off", ":wait 0.32", ":reset", ":wait 0.04"):

@@ -159,9 +159,9 @@ def test_the_loop_benchmark_reports_its_keys(tiny_bundle, toy_encoder, monkeypat
 def test_the_loop_benchmark_measures_segments_with_a_path_on_request(tiny_bundle, toy_encoder, monkeypatch, path):
     heard, sample = [], LatentPolicy.sample
 
-    def listening(policy, conditions, generator, sampling=None):
+    def listening(policy, conditions, *rest, **more):
         heard.append(bool(conditions.has_path.all()))
-        return sample(policy, conditions, generator, sampling)
+        return sample(policy, conditions, *rest, **more)
 
     monkeypatch.setattr("motionlex.controllers.bundle.TextEncoder", toy_encoder)
     monkeypatch.setattr(LatentPolicy, "sample", listening)
@@ -352,9 +352,9 @@ def test_other_texts_on_an_untrained_bundle(stacks, jury, monkeypatch):
     shown = []
     original = stacks.bundle.latent_policy.sample
 
-    def sample(conditions, *rest):
+    def sample(conditions, *rest, **more):
         shown.append(bool(conditions.has_text.any()))
-        return original(conditions, *rest)
+        return original(conditions, *rest, **more)
 
     monkeypatch.setattr(stacks.bundle.latent_policy, "sample", sample)
     empty = empty_text(jury, stacks, 2, 2.0)
