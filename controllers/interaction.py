@@ -36,6 +36,8 @@ def run_script(console: Console, instructions: Sequence[Instruction]) -> None:
     try:
         for instruction in instructions:
             answer = console.obey(instruction)
+            if session.display.abandoned:
+                logger.info("the window was closed after %.2f s of simulation", session.time)
             if answer.leave or session.display.abandoned:
                 return
             session.announce(answer.text)
@@ -91,9 +93,11 @@ def ask_live(seed: int, new_session: NewSession) -> Session:
         lambda: Console(new_session(lambda text: speaker[0](text)), live=True, seed=seed),
         on_end=wake_terminal if asked else lambda: None,
     )
+    started: list[Console] = []
     with _terminated_like_interrupted():
         try:
             console = live.start()
+            started.append(console)
             if asked:
                 with _prompt(lambda: console.sentences) as prompt:
                     speaker[0] = prompt.say
@@ -105,7 +109,9 @@ def ask_live(seed: int, new_session: NewSession) -> Session:
         finally:
             speaker[0] = logger.info
             live.stop()
-    return console.session
+    if not started:
+        raise UserError("stopped by the user before the robot stood")
+    return started[0].session
 
 
 def _pass_on(prompt: Prompt, live: Live) -> None:

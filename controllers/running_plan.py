@@ -82,6 +82,7 @@ class RunningPlan:
         """
         assert self.segment is not None
         behind = self.cursor - REPLAN_FRAMES
-        segment = joined_late(self.segment, self.cursor, late, behind, self._config.blend_frames)
+        blended = min(self._config.blend_frames, REPLAN_FRAMES - behind)  # what the planner goes on from stays as it is
+        segment = joined_late(self.segment, self.cursor, late, behind, blended)
         self.follow(segment.anchor(behind), robot)
         self.begin(segment, behind)

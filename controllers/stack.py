@@ -2,7 +2,8 @@
 
 While one segment runs, the next is chosen and decoded on a thread of its own: what was said and where the robot was
 ``lead_s`` before the segment begins decide it. A new command therefore begins at most one segment and ``lead_s`` later.
-A segment that is late is waited for, or, where time does not wait, the running one goes on meanwhile.
+A segment that is late is waited for, or, where time does not wait, the running one goes on meanwhile, and a command
+begins that much later.
 """
 
 from __future__ import annotations

@@ -79,7 +79,7 @@ class State:
     codes: Int[np.ndarray, " token"]
     """Codes of the running segment."""
     frame: int
-    """Control steps since that segment began."""
+    """Control steps since that segment began, or should have begun if it was late; above 16 while the next is late."""
     event: str | None
     """What happened out of the ordinary: ``fell``, ``gets up`` and ``got up`` (by itself), ``stood up`` (put on its
     feet) or ``diverged``."""

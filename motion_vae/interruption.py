@@ -12,7 +12,9 @@ _OWN = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DF
 
 @contextlib.contextmanager
 def postponed_interrupt(*, enabled: bool = True) -> Iterator[threading.Event]:
-    """Note the first SIGINT or SIGTERM instead of ending at once; a second one acts at once, as ever.
+    """Note the first SIGINT or SIGTERM instead of ending at once; a second SIGINT acts at once, as ever.
+
+    SIGTERM is noted however often it comes: launchers send it twice, and whoever insists sends SIGKILL.
 
     Only the main thread can do so, and only where Python's own handler is in place: whoever ignores a signal or
     handles it otherwise keeps that.
@@ -27,12 +29,9 @@ def postponed_interrupt(*, enabled: bool = True) -> Iterator[threading.Event]:
     main = threading.current_thread() is threading.main_thread()
     ours = [number for number, own in _OWN.items() if enabled and main and signal.getsignal(number) is own]
 
-    def leave_alone() -> None:
-        for number in ours:
-            signal.signal(number, _OWN[number])
-
     def note(number: int, frame: FrameType | None) -> None:
-        leave_alone()
+        if number == signal.SIGINT:
+            signal.signal(number, _OWN[number])
         asked.set()
 
     for number in ours:
@@ -40,4 +39,5 @@ def postponed_interrupt(*, enabled: bool = True) -> Iterator[threading.Event]:
     try:
         yield asked
     finally:
-        leave_alone()
+        for number in ours:
+            signal.signal(number, _OWN[number])

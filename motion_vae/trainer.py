@@ -128,8 +128,8 @@ class Trainer:
     ) -> dict[str, float]:
         """Train until ``steps`` in total, saving every ``checkpoint_steps``, at the end, and when interrupted.
 
-        An interrupt lets the running step end first, since half a step cannot be continued exactly; a second one does
-        not wait, and leaves the last checkpoint.
+        An interrupt (Ctrl-C, SIGTERM) lets the running step end first, since half a step cannot be continued exactly; a
+        second Ctrl-C does not wait, and leaves the last checkpoint.
 
         Args:
             steps: Total steps to reach.

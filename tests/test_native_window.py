@@ -29,10 +29,12 @@ def display():
     os.close(write)
     with os.fdopen(read) as number:
         name = number.readline().strip()
-    assert name.isdigit(), "Xvfb did not start"
-    yield {**{key: value for key, value in os.environ.items() if key not in wayland}, "DISPLAY": f":{name}"}
-    server.terminate()
-    server.wait(30)
+    try:
+        assert name.isdigit(), "Xvfb did not start"
+        yield {**{key: value for key, value in os.environ.items() if key not in wayland}, "DISPLAY": f":{name}"}
+    finally:
+        server.terminate()
+        server.wait(30)
 
 
 def test_arrows_walk_and_closing_the_window_ends_the_simulation(display, tmp_path):
@@ -65,6 +67,7 @@ def test_arrows_walk_and_closing_the_window_ends_the_simulation(display, tmp_pat
         output, errors = process.communicate(timeout=60)
     finally:
         process.kill()
+        process.wait(30)
         os.close(main_end)
     assert process.returncode == 0, errors
     result = json.loads(output.splitlines()[-1])

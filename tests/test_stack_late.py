@@ -35,6 +35,18 @@ def held(tiny_bundle, toy_encode, monkeypatch):
     gate.set()
 
 
+def waits_for(stack, gate):
+    """Open the gate only once the stack waits for what is behind it."""
+    take = stack.drafting.take
+
+    def taken():
+        assert stack.drafting.working
+        gate.set()
+        return take()
+
+    stack.drafting.take = taken
+
+
 def test_the_running_segment_goes_on_until_the_late_one_takes_over_where_it_would_be(held):
     stack, decided, gate = held
     first = stack._plan.segment
@@ -71,19 +83,17 @@ def test_a_segment_goes_on_for_some_frames_only(held):
     stack, _, gate = held
     frames = [stack.step(waits=False).frame for _ in range(MOST_LATE)]
     assert frames[-1] == REPLAN_FRAMES + MOST_LATE < 32
-    timer = threading.Timer(0.3, gate.set)
-    timer.start()
+    waits_for(stack, gate)
     assert stack.step(waits=False).frame == MOST_LATE + 1
-    assert stack.drafting.waited_s > 0.2
+    assert stack.drafting.waited_s > 0.0
     # It is later than the next one is to begin: that begins now, and has what is left of the lead.
     assert stack.drafting._draft is not None
-    timer.join()
 
 
 def test_who_waits_misses_no_frame(held):
     stack, _, gate = held
-    threading.Timer(0.3, gate.set).start()
-    assert stack.step().frame == 1 and stack.drafting.waited_s > 0.2
+    waits_for(stack, gate)
+    assert stack.step().frame == 1 and stack.drafting.waited_s > 0.0
 
 
 def test_segments_in_time_are_the_same_whether_one_would_wait_or_not(tiny_bundle, toy_encode):

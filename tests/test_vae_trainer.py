@@ -134,6 +134,17 @@ def test_a_second_interrupt_does_not_wait_and_keeps_the_last_checkpoint(own_inte
     assert saved == [1, 2] and signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
+def test_launchers_may_send_sigterm_twice(own_interrupts, first, monkeypatch):
+    saved, trainer = [], interrupted_trainer(2, signal.SIGTERM)
+    signal_again = signal.raise_signal
+    sent = iter([first, signal.SIGTERM])
+    monkeypatch.setattr(signal, "raise_signal", lambda number: signal_again(next(sent)))
+    with pytest.raises(KeyboardInterrupt):
+        trainer.run(6, save=lambda t: saved.append(t.steps), checkpoint_steps=100)
+    assert saved == [3]
+
+
 def test_a_run_leaves_signals_alone_that_are_not_its_own():
     """A job in the background ignores SIGINT, and a thread cannot set handlers."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
