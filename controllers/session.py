@@ -255,7 +255,11 @@ class Session:
         return self._reports.finish(self.time)
 
     def summary(self) -> dict[str, Value]:
-        """Return the keys that outside programs rely on, and more: see ``motionlex simulate --json``."""
+        """Return the keys that outside programs rely on, and more: see ``motionlex simulate --json``.
+
+        ``real_time_factor`` counts control steps and what they waited for segments. Where pictures are drawn, segments
+        are decided meanwhile and hardly waited for: it is then larger than without.
+        """
         moved = self._last[:2] - self._origin[:2]
         seconds = self.time - self._start
         return {
