@@ -141,8 +141,11 @@ class Session:
         self._measure(state)
         if self._recording is not None:
             self._recording.add(state, self.time)
+        began, deciding = time.perf_counter(), self.stack.drafting.working
         self.display.draw(state)
         self.display.pace(1.0 / self.stack.hz)
+        if deciding:  # or the next step would have waited longer
+            self.wall_s += time.perf_counter() - began
         return state
 
     def _rest(self) -> None:
@@ -257,8 +260,8 @@ class Session:
     def summary(self) -> dict[str, Value]:
         """Return the keys that outside programs rely on, and more: see ``motionlex simulate --json``.
 
-        ``real_time_factor`` counts control steps and what they waited for segments. Where pictures are drawn, segments
-        are decided meanwhile and hardly waited for: it is then larger than without.
+        ``real_time_factor`` counts control steps, what they waited for segments, and pictures only while a segment is
+        decided: without them it would have been waited for.
         """
         moved = self._last[:2] - self._origin[:2]
         seconds = self.time - self._start

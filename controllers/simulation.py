@@ -221,7 +221,7 @@ class Run:
     fell: bool
     """Whether the robot fell although it was not told to."""
     wall_s: float
-    """Time that control steps took, with what they waited for segments, pictures not counted [s]."""
+    """Time that decisions and physics took, pictures not counted unless a segment is decided meanwhile [s]."""
 
     @property
     def seconds(self) -> float:

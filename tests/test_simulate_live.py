@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from motionlex.controllers.console import Console
 from motionlex.controllers.display import Display
 from motionlex.controllers.interaction import ask_live, run_script
 from motionlex.controllers.live import MOST_WAITING, Live
+from motionlex.controllers.planner import Planner
 from motionlex.controllers.script import read_instructions
 from motionlex.controllers.session import Outside, Session
 from motionlex.controllers.stack import Stack
@@ -140,6 +142,21 @@ def test_time_that_runs_by_itself_does_not_wait_for_segments_in_real_time(start,
     live.submit(":speed 0").result(30)
     patiently(lambda: asked and asked[-1])
     live.stop()
+
+
+def test_what_is_decided_while_pictures_are_drawn_counts(bundle, toy_encode, monkeypatch):
+    """Segments take 0.15 s each, films 0.03 s a picture: ten pictures hide a segment from the control steps."""
+    replan = Planner.replan
+    monkeypatch.setattr(Planner, "replan", lambda self, *wishes: (time.sleep(0.15), replan(self, *wishes))[1])
+    film = SimpleNamespace(show=lambda: time.sleep(0.03), close=lambda: None)
+    session = Session(Stack(bundle, encode=toy_encode), Outside(display=lambda stack: Display((film,))))
+    session.command("wave")
+    session.run(1.6)
+    drafting = session.stack.drafting
+    assert len(drafting.decided_s) >= 5 and drafting.waited_s < 0.1
+    assert session.wall_s > 0.9 * sum(drafting.decided_s[:5]) > 0.6
+    assert session.wall_s < 80 * 0.03  # the other pictures do not
+    session.close()
 
 
 def test_closing_the_window_ends_a_script(bundle, toy_encode):
