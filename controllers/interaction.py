@@ -93,11 +93,9 @@ def ask_live(seed: int, new_session: NewSession) -> Session:
         lambda: Console(new_session(lambda text: speaker[0](text)), live=True, seed=seed),
         on_end=wake_terminal if asked else lambda: None,
     )
-    started: list[Console] = []
     with _terminated_like_interrupted():
+        console = live.start()
         try:
-            console = live.start()
-            started.append(console)
             if asked:
                 with _prompt(lambda: console.sentences) as prompt:
                     speaker[0] = prompt.say
@@ -109,9 +107,7 @@ def ask_live(seed: int, new_session: NewSession) -> Session:
         finally:
             speaker[0] = logger.info
             live.stop()
-    if not started:
-        raise UserError("stopped by the user before the robot stood")
-    return started[0].session
+    return console.session
 
 
 def _pass_on(prompt: Prompt, live: Live) -> None:

@@ -51,9 +51,14 @@ class Live:
 
         Raises:
             UserError: If the session could not begin.
+            KeyboardInterrupt: If interrupted before it has; it is ended.
         """
-        self._thread.start()
-        self._ready.wait()
+        try:
+            self._thread.start()
+            self._ready.wait()
+        except KeyboardInterrupt:
+            self.stop()
+            raise
         if self._console is None:
             self.stop()
         assert self._console is not None

@@ -41,7 +41,7 @@ class Segment:
 
     def anchor(self, frame: int) -> tuple[Float[np.ndarray, " 2"], float]:
         """Return the root's position [m] and heading [rad] at a frame, plan frame."""
-        return self.qpos[frame, :2], float(quaternion.yaw(self.qpos[frame : frame + 1, 3:7])[0])
+        return self.qpos[frame, :2].copy(), float(quaternion.yaw(self.qpos[frame : frame + 1, 3:7])[0])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,8 +142,7 @@ class Planner:
         com = self._kinematics(segment.qpos[:taken]).com[:, :2]
         self._features = np.concatenate([self._features[:-1], features[:taken]])[-WINDOW:]
         self._com = np.concatenate([self._com[:-1], com])[-WINDOW:]
-        self._xy = segment.qpos[executed, :2].copy()
-        self._yaw = float(quaternion.yaw(segment.qpos[executed : executed + 1, 3:7])[0])
+        self._xy, self._yaw = segment.anchor(executed)
         self._tail = (segment.qpos[executed:], segment.qvel[executed:])
         self._running = None
 
