@@ -4,6 +4,7 @@ Every rank draws the same batch and keeps its own rows, so that data do not depe
 """
 
 import contextlib
+import importlib
 import os
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
@@ -49,10 +50,16 @@ def local_device(name: str) -> str:
 
 @contextlib.contextmanager
 def process_group(device: torch.device) -> Iterator[None]:
-    """Join the ranks that torchrun started: nccl between GPUs, gloo between CPUs; nothing without torchrun."""
+    """Join the ranks that torchrun started: nccl between GPUs, gloo between CPUs; nothing without torchrun.
+
+    torch.distributed.nn takes the group of all ranks as a default argument when it is imported, which dynamo does at
+    some later moment. Imported while there is a group, it keeps that group and its threads beyond the end, where one
+    that still gives back a tensor aborts the process. So it comes first.
+    """
     if launched_ranks() == 1:
         yield
         return
+    importlib.import_module("torch.distributed.nn.functional")
     if device.type == "cuda":
         torch.cuda.set_device(device)
     dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")

@@ -5,6 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import psutil
 import torch
 
 from motionlex.controllers.low_level_policy import LowLevelPolicy, PolicyShape
@@ -50,6 +51,7 @@ def train(seed, updates=3):
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
     torch.set_num_threads(1)
+    before = psutil.Process().num_threads()
     with distributed.process_group(torch.device("cpu")):
         rank = distributed.rank()
         torch.save({"same": train(5), "own": train(5 + rank)}, folder / f"rank{rank}.pt")
@@ -58,3 +60,4 @@ if __name__ == "__main__":
         callback = RunCallback(folder, {}, Progress(total=1), lambda _: {})
         callback.model = model
         (folder / f"diverged{rank}").write_text(str(callback._diverged()))
+    (folder / f"threads{rank}").write_text(str(psutil.Process().num_threads() - before))

@@ -51,9 +51,14 @@ def as_two_ranks(arguments):
 
 
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory):
+def folder(tmp_path_factory):
+    """Where two ranks leave what they came to."""
+    return tmp_path_factory.mktemp("ranks")
+
+
+@pytest.fixture(scope="module")
+def ranks(folder):
     """What two ranks came to."""
-    folder = tmp_path_factory.mktemp("ranks")
     for process, _, error in as_two_ranks([sys.executable, str(WORKER), str(folder)]):
         assert process.returncode == 0, error
     # What blew up is counted over all: 2 + 3, on both.
@@ -69,6 +74,11 @@ def test_two_ranks_that_see_the_same_learn_what_one_learns(ranks):
         torch.testing.assert_close(ranks[0]["same"]["weights"][name], expected, rtol=1e-5, atol=1e-6)
     assert ranks[0]["same"]["steps"] == 2 * alone["steps"]
     assert ranks[0]["same"]["rate"] == alone["rate"]
+
+
+def test_no_thread_outlives_the_group(ranks, folder):
+    """One that gives back a tensor while the interpreter ends aborts the process, now and then."""
+    assert [(folder / f"threads{rank}").read_text() for rank in range(2)] == ["0", "0"]
 
 
 def test_ranks_with_worlds_of_their_own_hold_one_policy(ranks):
