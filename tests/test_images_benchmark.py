@@ -61,6 +61,22 @@ def test_every_experiment_starts_from_one_command(name, tmp_path, capsys):
             assert any(cell["mean"] is not None for cell in row["measures"].values())
     if name not in NO_DATA:
         assert "reduced to width 16" in text and "digits (8 x 8)" in text and "no comparison here" in text
+        _check_table_of_one_row(name, tmp_path / "out", result, capsys)
+
+
+def _check_table_of_one_row(name, out, whole, capsys):
+    """As when nothing but its last row had been run."""
+    rows = whole["table"]["rows"]
+    *others, last = [job["name"] for job in whole["jobs"]]
+    for job in others:
+        (out / "jobs" / job / "evaluation.json").unlink()
+    code, result, said = run(capsys, name, *FEW, "--out", str(out), "--rows", last.removesuffix("_seed0"))
+    assert code == 0, said
+    assert result["left"] == len(others) and result["table"]["rows"] == rows[-1:]
+    assert result["table"]["unfinished"] == [row["row"] for row in rows[:-1]]
+    text = (out / "table.md").read_text()
+    assert all(f"| {row['row']} | " not in text for row in rows[:-1]) and f"| {rows[-1]['row']} | " in text
+    assert not others or f"Not finished: {rows[0]['row']}" in text
 
 
 def test_shards_and_a_single_call_give_the_same_table(tmp_path, capsys):
@@ -82,6 +98,7 @@ def test_named_rows_are_run_and_the_rest_is_left(tmp_path, capsys):
     code, result, _ = run(capsys, *flags, "--rows", "rvqvae")
     assert code == 0 and result["left"] == 2
     assert [job["name"] for job in result["jobs"] if job["finished"]] == ["rvqvae_seed0", "rvqvae_seed1"]
+    assert [row["seeds"] for row in result["table"]["rows"]] == [[0, 1]]
     listed = run(capsys, *flags, "--rows", "rvqvae", "--jobs-list")[1]["jobs"]
     assert [job["name"] for job in listed] == ["rvqvae_seed0", "rvqvae_seed1"]
 

@@ -19,7 +19,6 @@ from motionlex.motion_vae.images.experiments import get_experiment
 from motionlex.motion_vae.images.features import load_features
 from motionlex.motion_vae.images.jobs import (
     Experiment,
-    Finished,
     Job,
     Options,
     TrainingJob,
@@ -62,7 +61,7 @@ class ImageBenchmarkFlags:
     inception: Path | None = None
     """Weights of Inception in the layout of pytorch-fid, or their folder, for tables with FID; None goes without."""
     rows: tuple[str, ...] = ()
-    """Only these rows of the table, by the names of their jobs without the seed, e.g. fsq daps_na; none takes all."""
+    """Run only these rows of the table, by their jobs without the seed, e.g. fsq daps_na; none takes all."""
     shard: str | None = None
     """Part of the jobs, e.g. 2/4 for every fourth from the second; a call without it collects what is there."""
     ray: str | None = None
@@ -76,14 +75,15 @@ class ImageBenchmarkFlags:
 
 
 def run_experiment(name: str, flags: ImageBenchmarkFlags) -> dict[str, PlainValue]:
-    """Run the jobs that are asked for and not finished, then make the table if none is left.
+    """Run the jobs that are asked for and not finished, then make the table of all rows that are there.
 
     Args:
         name: The experiment.
         flags: What the user asked for.
 
     Returns:
-        Keys experiment, out, data, jobs (with ``finished`` of each), left, files, and ``table`` once nothing is left.
+        Keys experiment, out, data, jobs (with ``finished`` of each), left (how many of them are not), files, and
+        ``table`` once every row that was asked for is there.
 
     Raises:
         UserError: On any mistake of the user, and when interrupted.
@@ -100,6 +100,7 @@ def run_experiment(name: str, flags: ImageBenchmarkFlags) -> dict[str, PlainValu
     chosen = _chosen(jobs, flags.rows)
     if not flags.jobs_list:
         _claim(out, experiment, options)
+        _check_recipes(jobs, out)
         _run(chosen[part - 1 :: parts], out, flags.device, flags.ray)
     elif flags.rows:
         jobs = chosen
@@ -113,9 +114,8 @@ def run_experiment(name: str, flags: ImageBenchmarkFlags) -> dict[str, PlainValu
         "left": sum(not job["finished"] for job in listed),
         "files": [],
     }
-    if result["left"] == 0 and not flags.jobs_list:
-        finished = [read_result(job, folder) for job, folder in zip(jobs, folders)]
-        result |= _write(experiment, options, finished, out)
+    if not flags.jobs_list and all(is_finished(out / JOBS / job.name) for job in chosen):
+        result |= _write(experiment, options, jobs, out)
     return result
 
 
@@ -222,16 +222,17 @@ def _claim(out: Path, experiment: Experiment, options: Options) -> None:
     write_json(path, wanted)
 
 
+def _check_recipes(jobs: Sequence[Job], out: Path) -> None:
+    """Refuse a table of two versions' recipes, before anything is trained for it."""
+    for job in jobs:
+        folder = out / JOBS / job.name
+        if isinstance(job, TrainingJob) and is_finished(folder) and (folder / checkpoint.CONFIG_FILE).is_file():
+            check_recipe(job.recipe, folder)
+
+
 def _run(jobs: Sequence[Job], out: Path, device: str, ray: str | None) -> None:
     """Do what is not finished, with the time that is left."""
     todo = [job for job in jobs if not is_finished(out / JOBS / job.name)]
-    for job in jobs:
-        if (
-            job not in todo
-            and isinstance(job, TrainingJob)
-            and (out / JOBS / job.name / checkpoint.CONFIG_FILE).is_file()
-        ):
-            check_recipe(job.recipe, out / JOBS / job.name)  # no table of two versions' recipes
     if len(todo) < len(jobs):
         logger.info(f"{len(jobs) - len(todo)} of {len(jobs)} jobs are finished already")
     if ray is not None and todo:
@@ -248,9 +249,14 @@ def _run(jobs: Sequence[Job], out: Path, device: str, ray: str | None) -> None:
             raise UserError(f"stopped in job {job.name}; the same command continues") from None
 
 
-def _write(experiment: Experiment, options: Options, finished: Sequence[Finished], out: Path) -> dict[str, PlainValue]:
-    """Write the table and its figures."""
+def _write(experiment: Experiment, options: Options, jobs: Sequence[Job], out: Path) -> dict[str, PlainValue]:
+    """Write the table and its figures, of the rows whose every seed is there."""
+    unfinished = list(dict.fromkeys(job.row for job in jobs if not is_finished(out / JOBS / job.name)))
+    finished = [read_result(job, out / JOBS / job.name) for job in jobs if job.row not in unfinished]
     text, plain, figures = experiment.report(options, finished, out)
+    if unfinished:
+        text += f"\nNot finished: {', '.join(unfinished)}.\n"
+    plain = {**plain, "unfinished": unfinished}
     markdown, numbers = out / f"{TABLE}.md", out / f"{TABLE}.json"
     write_bytes(markdown, text.encode())
     write_json(numbers, typing.cast("Mapping[str, object]", finite(plain)))

@@ -1,7 +1,9 @@
 """DAPS with constant betas and targets of the effective sample size (DAPS, appendix C, figures 8 and 9)."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
@@ -25,21 +27,29 @@ def cell_name(beta: float, target: float) -> str:
 
 
 def _draw(options: Options, finished: Sequence[Finished], folder: Path) -> list[Path]:
-    """Draw PSNR over the grid, and how training went: by beta (figure 8) and in every cell (figure 9)."""
+    """Draw how training went by beta (figure 8), PSNR over the grid, and how training went in every cell (figure 9)."""
     groups = by_row(finished)
-    by_beta = {
-        f"beta {beta:g}": [one for target in ESS_TARGETS for one in groups[cell_name(beta, target)]] for beta in BETAS
-    }
     cells = {
-        f"beta {beta:g}": {f"ESS {target:g} K": groups[cell_name(beta, target)] for target in ESS_TARGETS}
+        f"beta {beta:g}": {
+            f"ESS {target:g} K": groups[name] for target in ESS_TARGETS if (name := cell_name(beta, target)) in groups
+        }
         for beta in BETAS
     }
+    cells = {beta: of_beta for beta, of_beta in cells.items() if of_beta}
+    lines = {beta: [one for group in of_beta.values() for one in group] for beta, of_beta in cells.items()}
+    if ANNEALED in groups:
+        lines[ANNEALED] = groups[ANNEALED]
     first = f"{options.title}: mean over the targets of the effective sample size"
-    return [
-        _draw_map(groups, options.title, folder / "beta_ess_grid.png"),
-        draw_training({"": {**by_beta, ANNEALED: groups[ANNEALED]}}, CURVES, first, folder / "beta_curves.png"),
-        draw_training(cells, CURVES, options.title, folder / "beta_ess_curves.png"),
-    ]
+    drawn = [draw_training({"": lines}, CURVES, first, folder / "beta_curves.png")]
+    if cells:
+        drawn.append(_draw_map(groups, options.title, folder / "beta_ess_grid.png"))
+        drawn.append(draw_training(cells, CURVES, options.title, folder / "beta_ess_curves.png"))
+    return drawn
+
+
+def _mean_psnr(jobs: Sequence[Finished]) -> float:
+    """Average over seeds [dB]; NaN, which stays white, without any."""
+    return float(np.mean([cast("float", one.result["psnr_db"]) for one in jobs])) if jobs else math.nan
 
 
 def _draw_map(groups: dict[str, list[Finished]], title: str, path: Path) -> Path:
@@ -48,15 +58,14 @@ def _draw_map(groups: dict[str, list[Finished]], title: str, path: Path) -> Path
     from motionlex.motion_vae import figures
 
     values = np.array(
-        [
-            [np.mean([one.result["psnr_db"] for one in groups[cell_name(beta, target)]]) for target in ESS_TARGETS]
-            for beta in BETAS
-        ]
+        [[_mean_psnr(groups.get(cell_name(beta, target), ())) for target in ESS_TARGETS] for beta in BETAS]
     )
     figure = Figure(figsize=(5.0, 4.0), dpi=figures.DPI, layout="constrained")
     axes = figure.add_subplot()
     image = axes.imshow(values, cmap="viridis")
     for (row, column), value in np.ndenumerate(values):
+        if math.isnan(value):
+            continue
         axes.text(column, row, f"{value:.2f}", ha="center", va="center", color="white", fontsize=9)
     axes.set_xticks(range(len(ESS_TARGETS)), [f"{target:g} K" for target in ESS_TARGETS])
     axes.set_yticks(range(len(BETAS)), [f"{beta:g}" for beta in BETAS])

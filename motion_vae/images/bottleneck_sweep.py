@@ -71,7 +71,7 @@ def curves(
 
     Args:
         sizes: In the order of the rows.
-        groups: Finished jobs by row.
+        groups: Finished jobs by row; a row may be missing.
         key: Of evaluation.json.
 
     Returns:
@@ -81,8 +81,8 @@ def curves(
     for label in METHODS.values():
         points = []
         for size in sizes:
-            results = [one.result for one in groups[_row_name(label, size)]]
-            if results[0][key] is not None:
+            results = [one.result for one in groups.get(_row_name(label, size), ())]
+            if results and results[0][key] is not None:
                 mean, half = student_interval([float(result[key]) for result in results])
                 points.append((float(results[0][BITS.key]), mean, half))
         if points:
@@ -109,7 +109,8 @@ def _draw(sizes: Sequence[Bottleneck], options: Options, finished: Sequence[Fini
         axes.set_xlabel("bits of the codes, B log2 V")
         axes.set_ylabel(measure.title)
         axes.grid(alpha=0.3)
-        axes.legend(fontsize=8)
+        if axes.lines:
+            axes.legend(fontsize=8)
     figure.suptitle(options.title, fontsize=10)
     return [figures.save(figure, folder / "bottlenecks.png")]
 

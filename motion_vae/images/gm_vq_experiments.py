@@ -110,8 +110,7 @@ def _draw_boxes(options: Options, finished: Sequence[Finished], folder: Path) ->
     figure = Figure(figsize=(9.0, 3.6), dpi=figures.DPI, layout="constrained")
     for axes, measure in zip(figure.subplots(1, 2), (MSE, BATCH_PERPLEXITY)):
         axes.boxplot([[one.result[measure.key] for one in group] for group in groups.values()])
-        axes.set_xticks(range(1, len(groups) + 1), [f"{beta:g}" for beta in BETAS])
-        axes.set_xlabel("beta")
+        axes.set_xticks(range(1, len(groups) + 1), list(groups))
         axes.set_ylabel(measure.title)
         axes.grid(alpha=0.3)
     figure.suptitle(f"{options.title}: boxes over {len(options.seeds)} seeds", fontsize=10)

@@ -132,7 +132,7 @@ class Experiment:
     jobs: Callable[[Options], Sequence[Job]]
     """The independent parts."""
     report: Callable[[Options, Sequence[Finished], Path], Report]
-    """Table and figures of all finished parts; figures go into the folder."""
+    """Table and figures of what is finished, at least one row with all its seeds; figures go into the folder."""
 
 
 def is_finished(folder: Path) -> bool:

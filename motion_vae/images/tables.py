@@ -61,7 +61,7 @@ def report_models(layout: TableLayout, options: Options, finished: Sequence[Fini
     Args:
         layout: Columns and the paper's values.
         options: What was changed of the experiment.
-        finished: All jobs, in the order of the rows.
+        finished: All jobs of at least one row, in the order of the rows.
         folder: Where the figure goes.
     """
     rows = [_row(layout, name, group) for name, group in by_row(finished).items()]
