@@ -108,7 +108,13 @@ def bundle_encoder(bundle: Bundle) -> Encoder:
     Raises:
         UserError: If it is not there, or its weights are others.
     """
-    encoder = TextEncoder(bundle.meta.text_encoder)
+    try:
+        encoder = TextEncoder(bundle.meta.text_encoder)
+    except UserError as error:
+        raise UserError(
+            f"the text encoder of the bundle {bundle.path} is not here ({error}); if it lies elsewhere, "
+            f"put its folder as text_encoder into {bundle.path / META}"
+        ) from error
     if bundle.meta.text_sha256 not in ("", encoder.digest):
         raise UserError(
             f"the bundle {bundle.path} was trained with another text encoder than {bundle.meta.text_encoder}: its "

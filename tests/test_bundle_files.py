@@ -8,7 +8,16 @@ import pytest
 import torch
 
 from motionlex.controllers import bundle as bundles
-from motionlex.controllers.bundle import BundleMeta, load_bundle, nearest_action, resolve_bundle, save_bundle, verify
+from motionlex.controllers.bundle import (
+    BundleMeta,
+    bundle_encoder,
+    load_bundle,
+    nearest_action,
+    resolve_bundle,
+    save_bundle,
+    verify,
+)
+from motionlex.controllers.text import TextEncoder, model_folder
 from motionlex.data.errors import UserError
 
 
@@ -54,6 +63,17 @@ def test_missing_and_foreign_files_are_refused(copy):
     (copy / "captions.safetensors").unlink()
     with pytest.raises(UserError, match="missing"):
         verify(copy)
+
+
+def test_a_text_encoder_of_another_machine_is_found_where_the_card_is_told(copy):
+    rewrite_meta(copy, text_encoder="/of/another/machine", text_sha256=TextEncoder().digest)
+    with pytest.raises(UserError, match=r"lies elsewhere .* text_encoder into .*meta\.json"):
+        bundle_encoder(load_bundle(copy))
+    rewrite_meta(copy, text_encoder=str(model_folder()))
+    assert bundle_encoder(load_bundle(copy)).digest == TextEncoder().digest
+    rewrite_meta(copy, text_sha256="0" * 64)
+    with pytest.raises(UserError, match="another text encoder"):
+        bundle_encoder(load_bundle(copy))
 
 
 @pytest.mark.parametrize(
