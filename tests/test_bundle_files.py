@@ -67,7 +67,7 @@ def test_missing_and_foreign_files_are_refused(copy):
 
 def test_a_text_encoder_of_another_machine_is_found_where_the_card_is_told(copy):
     rewrite_meta(copy, text_encoder="/of/another/machine", text_sha256=TextEncoder().digest)
-    with pytest.raises(UserError, match=r"lies elsewhere .* text_encoder into .*meta\.json"):
+    with pytest.raises(UserError, match=r"lies elsewhere, .* text_encoder into .*meta\.json"):
         bundle_encoder(load_bundle(copy))
     rewrite_meta(copy, text_encoder=str(model_folder()))
     assert bundle_encoder(load_bundle(copy)).digest == TextEncoder().digest
