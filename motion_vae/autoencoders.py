@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.distributions import Distribution
+from torch.nn import functional
 
 from motionlex.motion_vae.contract import Codes, DiscreteAutoencoder, ParameterGroup
 from motionlex.motion_vae.domain import Domain, NetworkConfig
@@ -123,6 +124,10 @@ class QuantisedAutoencoder(CodebookAutoencoder):
     @abstractmethod
     def code_indices(self, x: Float[Tensor, "batch item feature"]) -> Int[Tensor, "batch token"]:
         """Choose the code of every token."""
+
+    def code_probabilities(self, x: Float[Tensor, "batch item feature"]) -> Float[Tensor, "batch token code"]:
+        """q(c|x) of every token: what a method with noise draws from in training; all on the one code without."""
+        return functional.one_hot(self.code_indices(x), self.vocabulary).float()
 
     def encode(self, x: Float[Tensor, "batch item feature"], generator: torch.Generator) -> Codes:
         """Choose codes; ``generator`` is not used."""

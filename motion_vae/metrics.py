@@ -54,8 +54,8 @@ def usage(counts: Int[Tensor, " code"]) -> float:
     return (counts > 0).double().mean().item()
 
 
-def perplexity(counts: Int[Tensor, " code"]) -> float:
-    r"""Effective number of codes, :math:`\exp H(p)` of the empirical distribution."""
+def perplexity(counts: Int[Tensor, " code"] | Float[Tensor, " code"]) -> float:
+    r"""Effective number of codes, :math:`\exp H(p)` of the empirical distribution, or of summed probabilities."""
     share = counts.double() / counts.sum()
     return torch.exp(-torch.special.xlogy(share, share).sum()).item()
 

@@ -14,6 +14,7 @@ from motionlex.data.errors import UserError
 from motionlex.data.images.dataset import load_image_dataset
 from motionlex.data.images.preprocessing import Preprocessing
 from motionlex.motion_vae import checkpoint
+from motionlex.motion_vae.autoencoders import QuantisedAutoencoder
 from motionlex.motion_vae.contract import Codes, DiscreteAutoencoder
 from motionlex.motion_vae.images import gumbel_bias, runs
 from motionlex.motion_vae.images.evaluation import evaluate_images, tiled
@@ -278,6 +279,34 @@ def test_measures_of_a_model_that_knows_nothing():
     assert found["mse_1e3"] == pytest.approx(250.0) and found["psnr_db"] == pytest.approx(20 * math.log10(2.0))
     assert found["usage"] == pytest.approx(0.8) and found["perplexity"] == pytest.approx(4.0)
     assert found["perplexity_per_batch"] == pytest.approx(4.0) and found["ssim"] is None
+
+
+class Undecided(QuantisedAutoencoder):
+    """Always decodes code 0, and gives half of each token to a code of its own: 0 and 1, or 0 and 2."""
+
+    kl_to_prior, loss, decode_embeddings = Coin.kl_to_prior, Coin.loss, Coin.decode_embeddings
+    parameter_groups, embed = Coin.parameter_groups, Coin.embed
+
+    def __init__(self):
+        torch.nn.Module.__init__(self)
+        self.anything = torch.nn.Parameter(torch.zeros(()))
+        self.vocabulary, self.tokens, self.domain = 4, 2, Coin().domain
+
+    def code_indices(self, x):
+        return torch.zeros(len(x), 2, dtype=torch.int64)
+
+    def code_probabilities(self, x):
+        return torch.tensor([[0.5, 0.5, 0.0, 0.0], [0.5, 0.0, 0.5, 0.0]]).expand(len(x), 2, 4)
+
+
+def test_the_perplexity_of_the_posterior_is_that_of_its_mean_not_of_the_codes():
+    """The mean is (1/2, 1/4, 1/4): 1.5 bits of entropy, 2^1.5; one code is decoded."""
+    test = load_image_dataset("digits").test
+    form = Preprocessing(form="threshold")
+    found = evaluate_images(Undecided(), form, test, family="bernoulli", limit=300)
+    assert found["posterior_perplexity_per_batch"] == pytest.approx(2.0**1.5)
+    assert found["perplexity_per_batch"] == pytest.approx(1.0) and found["beta_elbo"] is None
+    assert evaluate_images(Coin(), form, test, family="bernoulli", limit=9)["posterior_perplexity_per_batch"] is None
 
 
 def test_pixels_follow_the_likelihood():

@@ -256,7 +256,10 @@ def test_celeba_takes_faces_of_128_pixels(tmp_path):
     model = config.build()
     x = torch.rand(2, 128 * 128, 3, generator=torch.Generator().manual_seed(0))
     assert shape.tokens == 256 and torch.isfinite(model.loss(x, torch.Generator().manual_seed(0), progress=0.5).total)
-    finished = [Finished(job=job, result=found(mse_1e3=2.0, perplexity_per_batch=9.0), folder=tmp_path) for job in jobs]
+    finished = [
+        Finished(job=job, result=found(mse_1e3=2.0, posterior_perplexity_per_batch=9.0), folder=tmp_path)
+        for job in jobs
+    ]
     text, plain, _ = GM_VQ_TABLE1_CELEBA.report(chosen, finished[:3], tmp_path)
     beside = {row["row"]: row["measures"]["mse_1e3"]["paper"] for row in plain["rows"]}
     assert beside == {"GM-VQ": 1.38, "VQ-VAE": 10.02, "Gumbel-VQVAE": 7.34} and "no comparison here" not in text
@@ -267,7 +270,7 @@ def test_a_box_over_seeds_for_every_weight(tmp_path):
     finished = [
         Finished(
             job=job,
-            result=found(mse_1e3=3.0 + 0.1 * job.seed, perplexity_per_batch=700.0 + job.seed),
+            result=found(mse_1e3=3.0 + 0.1 * job.seed, posterior_perplexity_per_batch=700.0 + job.seed),
             folder=tmp_path,
         )
         for job in GM_VQ_ENTROPY.jobs(chosen)
@@ -275,3 +278,29 @@ def test_a_box_over_seeds_for_every_weight(tmp_path):
     _, plain, files = GM_VQ_ENTROPY.report(chosen, finished, tmp_path)
     assert [row["measures"]["mse_1e3"]["mean"] for row in plain["rows"]] == pytest.approx([3.1] * len(plain["rows"]))
     assert {Path(file).name for file in files} >= {"entropy_boxes.png"}
+
+
+@pytest.mark.parametrize("method", ["gm_vq", "gumbel_vqvae", "sq_vae", "vqvae"])
+def test_probabilities_of_codes_are_those_of_the_definition(method):
+    """From latents and codebook by numpy: squared distances, weighted or not, or plain logits; or one-hot."""
+    data = load_image_dataset("digits")
+    recipe = Recipe(method=method, setting="tiny", data="digits", family="gaussian", width=16, batch=8, steps=1)
+    model = run_config(recipe)[0].build().eval()
+    x = torch.rand(5, 64, data.shape[2], generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        given = model.code_probabilities(x).numpy()
+        codes = model.code_indices(x).numpy()
+        book = model.codebook.double().numpy()
+        if method == "gm_vq":
+            latents, weights = (part.double().numpy() for part in model.latents(x))
+            logits = -0.5 * (weights[:, :, None] * (latents[:, :, None] - book) ** 2).sum(-1)
+        elif method == "sq_vae":
+            latents, variance = model.encoder(x).double().numpy(), model.log_variance.double().exp().item()
+            logits = -0.5 * ((latents[:, :, None] - book) ** 2).sum(-1) / variance
+        elif method == "gumbel_vqvae":
+            logits = model.output(model.encoder(x)).double().numpy()
+        else:
+            logits = np.where(np.eye(len(book))[codes] > 0, 0.0, -np.inf)
+    expected = np.exp(logits - logits.max(-1, keepdims=True))
+    np.testing.assert_allclose(given, expected / expected.sum(-1, keepdims=True), atol=1e-5)
+    assert (given.argmax(-1) == codes).all()

@@ -16,6 +16,7 @@ from motionlex.data.images.preprocessing import Preprocessing
 from motionlex.data.images.source import in_order
 from motionlex.data.storage import finite, write_json
 from motionlex.motion_vae import metrics
+from motionlex.motion_vae.autoencoders import QuantisedAutoencoder
 from motionlex.motion_vae.contract import DiscreteAutoencoder
 from motionlex.motion_vae.images.metrics import WINDOW, squared_error, structural_similarity
 from motionlex.motion_vae.images.runs import TrainedImages
@@ -26,7 +27,7 @@ from motionlex.motion_vae.registry import PlainValue, domain_from_plain
 EVALUATION_FILE = "evaluation.json"
 """Where the numbers are; its presence says that a run is finished."""
 BATCH = 256
-"""Images at once; also what GM-VQ's perplexity is one of."""
+"""Images at once; also what GM-VQ's perplexities are those of."""
 SHOWN = 16
 """Images of a picture."""
 DISCRETE = ("bernoulli", "discretised_logistic")
@@ -43,7 +44,7 @@ def evaluate_images(
     limit: int | None = None,
     seed: int = 0,
 ) -> dict[str, PlainValue]:
-    """Measure a model with one stochastic code sequence per image.
+    """Measure a model with one code sequence per image, drawn where the method draws at evaluation.
 
     Args:
         model: On its device, in evaluation mode.
@@ -55,8 +56,10 @@ def evaluate_images(
 
     Returns:
         Metrics by name, units in the names. None stands for what is not defined: beta-ELBO without an ELBO, SSIM of
-        small images, bits of a density, codes of a continuous relative. The perplexity per batch is over batches of
-        256 images; the last, smaller batch is left out of it unless it is the only one.
+        small images, bits of a density, codes of a continuous relative. Perplexities per batch are over batches of 256
+        images; the last, smaller batch is left out of them unless it is the only one. That of the codes counts those
+        that are decoded; that of the posterior is of the mean of q(c|x) over images and tokens (GM-VQ, equation 12 and
+        section 4.1), for methods that choose the code of every token by itself at evaluation.
     """
     device = next(model.parameters()).device
     pixels = torch.Generator().manual_seed(seed)
@@ -64,7 +67,7 @@ def evaluate_images(
     grid = model.domain.grid
     similar = min(grid) >= WINDOW
     parts: dict[str, list[Tensor]] = {"log_likelihood": [], "kl": [], "error": [], "similarity": []}
-    counts = []
+    counts, posteriors = [], []
     for x, _ in in_order(images, preprocessing, batch=BATCH, limit=limit, generator=pixels):
         x = x.to(device)
         codes = model.encode(x, draws)
@@ -77,6 +80,8 @@ def evaluate_images(
             parts["similarity"].append(structural_similarity(mean, truth, (grid[0], grid[1])))
         if codes.indices is not None:
             counts.append(metrics.code_counts(codes.indices.cpu(), model.vocabulary))
+        if isinstance(model, QuantisedAutoencoder):
+            posteriors.append(model.code_probabilities(x).double().mean(dim=(0, 1)).cpu())
     found = {name: torch.cat(values).double().cpu() for name, values in parts.items() if values}
     log_likelihood, kl = found["log_likelihood"].mean().item(), found["kl"].mean().item()
     values, beta = math.prod(grid) * model.domain.features, model.final_beta
@@ -92,7 +97,7 @@ def evaluate_images(
         "mse_1e3": 1e3 * found["error"].mean().item(),
         "psnr_db": metrics.psnr_db(found["error"]).mean().item(),
         "ssim": found["similarity"].mean().item() if similar else None,
-        **_code_metrics(counts, len(images) if limit is None else min(limit, len(images))),
+        **_code_metrics(counts, posteriors, len(images) if limit is None else min(limit, len(images))),
         **describe_size(model),
     }
 
@@ -192,12 +197,15 @@ def tiled(
     return np.rint(255.0 * rows.flatten(0, 1).flatten(1, 2).numpy()).astype(np.uint8)
 
 
-def _code_metrics(counts: list[Tensor], images: int) -> dict[str, PlainValue]:
+def _code_metrics(counts: list[Tensor], posteriors: list[Tensor], images: int) -> dict[str, PlainValue]:
+    whole = max(images // BATCH, 1)
+    posterior = float(np.mean([metrics.perplexity(part) for part in posteriors[:whole]])) if posteriors else None
+    of_posterior = {"posterior_perplexity_per_batch": posterior}
     if not counts:
-        return {"usage": None, "perplexity": None, "perplexity_per_batch": None}
-    whole = counts[: max(images // BATCH, 1)]
+        return {"usage": None, "perplexity": None, "perplexity_per_batch": None, **of_posterior}
     return {
         "usage": metrics.usage(torch.stack(counts).sum(dim=0)),
         "perplexity": metrics.perplexity(torch.stack(counts).sum(dim=0)),
-        "perplexity_per_batch": float(np.mean([metrics.perplexity(part) for part in whole])),
+        "perplexity_per_batch": float(np.mean([metrics.perplexity(part) for part in counts[:whole]])),
+        **of_posterior,
     }

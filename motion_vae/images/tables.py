@@ -34,7 +34,8 @@ MSE = Measure(key="mse_1e3", title="MSE x 1e3", digits=2)
 BITS = Measure(key="bits_per_dimension", title="bits per dimension", digits=3)
 USAGE = Measure(key="usage", title="usage", digits=3)
 PERPLEXITY = Measure(key="perplexity", title="perplexity", digits=1)
-BATCH_PERPLEXITY = Measure(key="perplexity_per_batch", title="perplexity per batch", digits=1)
+BATCH_PERPLEXITY = Measure(key="perplexity_per_batch", title="perplexity of the codes per batch", digits=1)
+POSTERIOR_PERPLEXITY = Measure(key="posterior_perplexity_per_batch", title="perplexity of q(c|x) per batch", digits=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +71,8 @@ def report_models(layout: TableLayout, options: Options, finished: Sequence[Fini
     other = [] if options.data == layout.paper_data else ["Not the paper's images: its values are no comparison here"]
     notes = [*other, *reduced, *layout.notes]
     if layout.held_out:
-        notes.append(f"Held-out images: {finished[0].result['images']}, one stochastic code sequence each")
+        images = finished[0].result["images"]
+        notes.append(f"Held-out images: {images}, one code sequence each, drawn where the method draws at evaluation")
     notes.append("Mean ± half of the 95 % interval over seeds (Student's t); no interval for one seed")
     plain: dict[str, PlainValue] = {
         "title": layout.title,

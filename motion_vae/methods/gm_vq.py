@@ -101,6 +101,10 @@ class GMVQ(QuantisedAutoencoder):
         """Most probable code of every token; by the weighted distance, so not always the nearest one."""
         return weighted_distance_logits(*self.latents(x), self.codebook).argmax(dim=-1)
 
+    def code_probabilities(self, x: Float[Tensor, "batch item feature"]) -> Float[Tensor, "batch token code"]:
+        """q(c|x) of every token (equations 16 and 17)."""
+        return torch.softmax(weighted_distance_logits(*self.latents(x), self.codebook), dim=-1)
+
     def loss(self, x: Float[Tensor, "batch item feature"], generator: torch.Generator, *, progress: float) -> LossTerms:
         r"""Negative ALBO up to constants (no bound is claimed: its proof needs E ln q(z|x) <= 0).
 

@@ -66,6 +66,10 @@ class GumbelVQVAE(QuantisedAutoencoder):
         """Most probable code of every token."""
         return self.logits(x).argmax(dim=-1)
 
+    def code_probabilities(self, x: Float[Tensor, "batch item feature"]) -> Float[Tensor, "batch token code"]:
+        """q(c|x) of every token."""
+        return torch.softmax(self.logits(x), dim=-1)
+
     def loss(self, x: Float[Tensor, "batch item feature"], generator: torch.Generator, *, progress: float) -> LossTerms:
         """Reconstruction of a relaxed draw + weighted KL.
 

@@ -117,6 +117,10 @@ class SQVAE(QuantisedAutoencoder):
         """Most probable code of every token given the encoder's output, i.e. the nearest one."""
         return self.logits(full_precision(self.encoder(x))).argmax(dim=-1)
 
+    def code_probabilities(self, x: Float[Tensor, "batch item feature"]) -> Float[Tensor, "batch token code"]:
+        """P(z_q|z) of every token at the encoder's output, z without noise."""
+        return torch.softmax(self.logits(full_precision(self.encoder(x))), dim=-1)
+
     def loss(self, x: Float[Tensor, "batch item feature"], generator: torch.Generator, *, progress: float) -> LossTerms:
         r"""Negative ELBO [nat] per example, with a relaxed draw of the code.
 
