@@ -83,7 +83,7 @@ def test_memory_of_a_batch_that_is_never_made(tmp_path):
     assert small["kept_per_image_mb"] * 8 <= small["kept_mb"] * 1.001 and "step_ms" not in small
 
 
-def test_imagenet_compares_the_methods_of_its_column_at_the_papers_sizes():
+def test_imagenet_compares_the_methods_of_its_column_and_gumbel_at_the_papers_sizes():
     options = Options(
         data="imagenet", title="", shape=(256, 256, 3), data_root=None, steps=None, batch=None, width=None, seeds=(0,),
         images=None,
@@ -91,5 +91,5 @@ def test_imagenet_compares_the_methods_of_its_column_at_the_papers_sizes():
     jobs = OVERVIEW_IMAGENET.jobs(options)
     assert {job.recipe.setting for job in jobs} == {"imagenet256"}
     assert sorted(job.recipe.method for job in jobs) == [
-        "daps", "daps_na", "fsq", "gr_mck", "gr_mck_na", "gumbel_na", "vqvae",
+        "daps", "daps_na", "fsq", "gr_mck", "gr_mck_na", "gumbel", "gumbel_na", "vqvae",
     ]  # fmt: skip

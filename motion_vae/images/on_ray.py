@@ -3,7 +3,9 @@
 import logging
 import os
 import socket
+import time
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -97,6 +99,7 @@ def _collect(names: Mapping[object, str], total: int) -> None:
     import ray
     from ray.exceptions import RayError
 
+    started = time.monotonic()
     waiting: Sequence[object] = list(names)
     failed: dict[str, RayError] = {}
     while waiting:
@@ -105,9 +108,10 @@ def _collect(names: Mapping[object, str], total: int) -> None:
             ray.get(done)
         except RayError as error:
             failed[names[done]] = error
-        logger.info(
-            f"{total - len(waiting)} of {total} jobs: {names[done]}{' failed' if names[done] in failed else ''}"
-        )
+        finished = total - len(waiting)
+        left = timedelta(seconds=round((time.monotonic() - started) / finished * len(waiting)))
+        outcome = " failed" if names[done] in failed else ""
+        logger.info(f"{finished} of {total} jobs, about {left} left: {names[done]}{outcome}")
     if failed:
         first, error = next(iter(failed.items()))
         cause = getattr(error, "cause", None) or error
