@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from motionlex.data import quaternion
 from motionlex.data.captions import held_out_captions
 from motionlex.data.clip import MotionClip
 from motionlex.data.features import features_to_state, to_heading
+from motionlex.data.inspection import stretches
 from motionlex.data.kinematics import ForwardKinematics
 from motionlex.data.robots import get_robot
 from motionlex.data.segments import SegmentSource, clip_features
@@ -128,32 +129,59 @@ def reconstruct(
 ) -> MotionClip:
     """Send a clip through the codes as the stack would: a segment every 16 frames, each placed where the last led.
 
+    Departure from the stack: the last segment ends with the clip and is played whole, so that no frame is left out.
+
     Args:
         autoencoder: Encodes and decodes.
-        clip: Motion without glitches.
+        clip: Motion without glitches, at least one segment long.
         kinematics: Of the robot.
         generator: Source of the codes.
 
     Returns:
-        The decoded clip with the same labels; frames that fill no segment are left out.
+        The decoded clip, with as many frames and the same labels.
     """
     world = clip_features(clip, kinematics)
-    starts = np.arange(0, clip.frames - WINDOW + 1, REPLAN_FRAMES)
+    last = clip.frames - WINDOW
+    starts = np.append(np.arange(0, last, REPLAN_FRAMES), last)
     local, _ = to_heading(world[starts[:, None] + np.arange(WINDOW)])
     x = torch.from_numpy(autoencoder.statistics.standardise(local)).float()
     decoded = autoencoder.decode_features(autoencoder.encode_features(x, generator)).astype(np.float64)
     xy, yaw, parts = clip.qpos[0, :2], quaternion.yaw(clip.qpos[:1, 3:7]), []
-    for features in decoded:
+    for features, played in zip(decoded, np.diff(starts, append=clip.frames), strict=True):
         qpos, _ = features_to_state(features[None], hz=clip.hz, start_xy=xy[None], start_yaw=yaw)
-        parts.append(qpos[0, :REPLAN_FRAMES])
-        xy, yaw = qpos[0, REPLAN_FRAMES, :2], quaternion.yaw(qpos[:, REPLAN_FRAMES, 3:7])
-    motion = np.concatenate(parts)
-    spans = tuple(replace(span, stop=min(span.stop, len(motion))) for span in clip.labels if span.start < len(motion))
-    return MotionClip(name=clip.name, qpos=motion, hz=clip.hz, labels=spans)
+        parts.append(qpos[0, :played])
+        following = min(int(played), WINDOW - 1)  # nothing follows the last segment
+        xy, yaw = qpos[0, following, :2], quaternion.yaw(qpos[:, following, 3:7])
+    return MotionClip(name=clip.name, qpos=np.concatenate(parts), hz=clip.hz, labels=clip.labels)
+
+
+def reconstruct_clean(
+    autoencoder: TrainedAutoencoder, clip: MotionClip, kinematics: ForwardKinematics, generator: torch.Generator
+) -> MotionClip:
+    """Reconstruct every clean stretch of a clip that holds a segment, each from where the recording has it.
+
+    Args:
+        autoencoder: Encodes and decodes.
+        clip: Motion, with glitches masked.
+        kinematics: Of the robot.
+        generator: Source of the codes.
+
+    Returns:
+        A clip with the same frames and labels; what was not reconstructed is as it was, and masked. Since a take is
+        longer than a segment, the takes of both clips are the same.
+    """
+    assert clip.valid is not None
+    qpos, done = np.array(clip.qpos), np.zeros(clip.frames, dtype=bool)
+    for start, stop in stretches(clip.valid):
+        if stop - start >= WINDOW:
+            part = clip.slice(start, stop)
+            qpos[start:stop] = reconstruct(autoencoder, part, kinematics, generator).qpos
+            done[start:stop] = True
+    return MotionClip(name=clip.name, qpos=qpos, hz=clip.hz, labels=clip.labels, valid=done)
 
 
 def evaluate_reconstruction(bundle: Bundle, jury: Jury, clips: Sequence[MotionClip], *, seed: int) -> dict[str, Value]:
-    """Measure the autoencoder on held-out clips, and judge what is left of their actions after the codes."""
+    """Measure the autoencoder on held-out clips, and judge what is left of their takes after the codes."""
     kinematics = ForwardKinematics(jury.robot)
     source = SegmentSource(clips, bundle.autoencoder.statistics, kinematics=kinematics)
     result = evaluate_autoencoder(
@@ -161,10 +189,9 @@ def evaluate_reconstruction(bundle: Bundle, jury: Jury, clips: Sequence[MotionCl
         batches=5, batch=200, keypoint_segments=400, seed=seed, device=torch.device("cpu"),
     )  # fmt: skip
     generator = torch.Generator().manual_seed(seed)
-    whole = [clip for clip in clips if clip.valid is None or bool(clip.valid.all())]
-    decoded = [reconstruct(bundle.autoencoder, clip, kinematics, generator) for clip in whole]
+    decoded = [reconstruct_clean(bundle.autoencoder, clip, kinematics, generator) for clip in clips]
     numbers = {name: float(value) for name, value in result.items() if isinstance(value, (int, float))}
-    takes = paired_takes(list(zip(whole, decoded, strict=True)), jury.longest_s)
+    takes = paired_takes(list(zip(clips, decoded, strict=True)), jury.longest_s)
     return {**numbers, **_judge_clips(jury.judge, decoded), "scores": score_takes(jury, takes)}
 
 

@@ -130,10 +130,32 @@ def attribution(report: Row) -> dict[str, float]:
     return {stage: before - after for stage, before, after in zip(STAGES[1:], known[:-1], known[1:], strict=True)}
 
 
+def paired(report: Row) -> dict[str, bool]:
+    """Tell which stages after the first score takes of the same names as the stage before: the same clips or prompts.
+
+    Elsewhere other motions are compared, so that the difference is no loss of any one of them.
+    """
+    names = [section(section(report, stage), "scores").get("take_names") for stage in STAGES]
+    return {
+        stage: after is not None and before == after
+        for stage, before, after in zip(STAGES[1:], names[:-1], names[1:], strict=True)
+    }
+
+
 def _attribution(report: Row) -> list[str]:
     words = {"reconstruction": "codes", "generated": "the choice of codes", "simulated": "control"}
     lost = ", ".join(f"{words[stage]} {100 * loss:+.1f}" for stage, loss in attribution(report).items())
-    return [f"Points of the linear judge's accuracy that are lost to: {lost}. Negative is a gain.", ""]
+    lines = [f"Points of the linear judge's accuracy that are lost to: {lost}. Negative is a gain.", ""]
+    found = paired(report)
+    if same := ", ".join(words[stage] for stage, is_paired in found.items() if is_paired):
+        lines += [f"Paired, the same takes or prompts before and after: {same}.", ""]
+    if other := ", ".join(words[stage] for stage, is_paired in found.items() if not is_paired):
+        lines += [
+            f"Unpaired: {other}. Other motions are compared there, with other shares of the actions, so that the "
+            "difference is not only what was lost.",
+            "",
+        ]
+    return lines
 
 
 def _prompts(simulated: Row) -> list[str]:

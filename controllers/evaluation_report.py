@@ -16,7 +16,7 @@ from motionlex.controllers.evaluation import (
     evaluate_generated,
     evaluate_reconstruction,
 )
-from motionlex.controllers.evaluation_files import check_report_folder, write_stack_report
+from motionlex.controllers.evaluation_files import attribution, check_report_folder, paired, write_stack_report
 from motionlex.controllers.evaluation_flags import EvaluateStackFlags
 from motionlex.controllers.evaluation_scores import Jury, Value
 from motionlex.controllers.evaluation_simulated import evaluate_simulated
@@ -44,7 +44,7 @@ def evaluate_stack(target: str | None, flags: EvaluateStackFlags) -> Mapping[str
         flags: What to evaluate.
 
     Returns:
-        With one stage its keys, with ``all`` one object per stage.
+        With one stage its keys, with ``all`` one object per stage, and ``attribution``.
 
     Raises:
         UserError: On an unknown bundle, run or data set.
@@ -89,6 +89,10 @@ def evaluate_stack(target: str | None, flags: EvaluateStackFlags) -> Mapping[str
     report: dict[str, Value] = {**head, "data_set": data.name, "evaluators": len(jury.evaluators)}
     for stage in STAGES[:-1]:
         report[stage] = _stage(stage, bundle, data, jury, flags)
+    pairs = paired(report)
+    report["attribution"] = {
+        stage: {"accuracy_lost": lost, "paired": pairs[stage]} for stage, lost in attribution(report).items()
+    }
     report["tracking"] = tracking_stage(bundle.path / "low_level", inner)
     if flags.out is not None:
         report["files"] = [str(path) for path in write_stack_report(flags.out, report)]

@@ -66,12 +66,14 @@ def score_takes(jury: Jury, takes: Sequence[Take], *, floor: bool = False) -> di
         floor: Whether the takes are the held-out recordings themselves.
 
     Returns:
-        ``takes``, ``judge_accuracy``, ``recall_at_1/2/3`` (by the last window of each take), ``frechet_distance``,
-        ``diversity``, errors against the reference (None without one), ``foot_sliding_mps`` and ``foot_contact_share``.
+        ``takes``, ``take_names``, ``judge_accuracy``, ``recall_at_1/2/3`` (by the last window of each take),
+        ``frechet_distance``, ``diversity``, errors against the reference (None without one), ``foot_sliding_mps`` and
+        ``foot_contact_share``.
         Rates and distances come with ``mean`` and ``interval_95``, those of evaluators with one value per seed.
     """
     return {
         "takes": len(takes),
+        "take_names": [take.name for take in takes],
         "actions": len({take.action for take in takes}),
         "judge_accuracy": share([jury.recognise(take) == take.action for take in takes]),
         **recall(jury, takes),

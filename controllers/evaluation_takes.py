@@ -65,19 +65,21 @@ def cut_takes(clips: Sequence[MotionClip], longest_s: float) -> list[Take]:
 
 
 def paired_takes(pairs: Sequence[tuple[MotionClip, MotionClip]], longest_s: float) -> list[Take]:
-    """Cut copies of clips as ``cut_takes`` cuts the clips themselves.
+    """Cut copies of clips as ``cut_takes`` cuts the clips themselves, under the same names.
 
     Args:
-        pairs: A clip, and a copy whose frames are those of the clip from its beginning on.
+        pairs: A clip, and a copy of it with the same frames and labels; what is masked in either is left out.
         longest_s: Longest take [s].
+
+    Returns:
+        Takes of the copies, with the clips as references.
     """
     takes = []
     for clip, copy in pairs:
+        kept = set(_pieces(copy, longest_s))
         for label, start, stop in _pieces(clip, longest_s):
-            if copy.frames - start >= round(WINDOW_S * clip.hz):
-                stop = min(stop, copy.frames)
-                name = f"{clip.name}:{start}-{stop}"
-                part = copy.slice(start, stop)
+            if (label, start, stop) in kept:
+                name, part = f"{clip.name}:{start}-{stop}", copy.slice(start, stop)
                 takes.append(Take(action=label, name=name, clip=part, reference=clip.qpos[start:stop]))
     return takes
 

@@ -8,7 +8,14 @@ from PIL import Image
 
 from motionlex.controllers import evaluation_report
 from motionlex.controllers.evaluation_figures import confusion_matrix, switch_outcomes
-from motionlex.controllers.evaluation_files import attribution, cell, check_report_folder, markdown, stage_table
+from motionlex.controllers.evaluation_files import (
+    attribution,
+    cell,
+    check_report_folder,
+    markdown,
+    paired,
+    stage_table,
+)
 from motionlex.controllers.evaluator_training import EvaluatorFlags, train_evaluator
 from motionlex.data.errors import UserError
 from motionlex.scripts.evaluate_stack import main
@@ -57,12 +64,17 @@ def test_all_stages_from_the_command_to_the_files(
         low, high = scores["frechet_distance"]["interval_95"]
         assert 0 <= low <= scores["frechet_distance"]["mean"] <= high
     assert report["data"]["scores"]["joint_error_rad"]["mean"] == 0.0
+    # recordings and their reconstructions are the same takes, plans and robots have the same prompts
+    assert [report["attribution"][stage]["paired"] for stage in STAGES[1:]] == [True, False, True]
+    means = [report[stage]["scores"]["judge_accuracy"]["mean"] for stage in STAGES]
+    assert report["attribution"]["simulated"]["accuracy_lost"] == pytest.approx(means[2] - means[3])
     assert report["generated"]["scores"]["joint_error_rad"] is None
     assert report["simulated"]["scores"]["joint_error_rad"]["mean"] > 0.0
     assert report["simulated"]["sensitivity"]["foreign_text"]["refused"]["count"] == 30
     assert report["simulated"]["switches"]["switches"] == 1 and report["tracking"]["success_rate"] == 1.0
     text = (out / "report.md").read_text()
     assert "| R@1 [%] |" in text and "## Prompt sensitivity" in text and "1 ordered pairs" in text
+    assert "before and after: codes, control." in text and "Unpaired: the choice of codes." in text
     assert "![switches](switches.png)" in text and "nan" not in text and "None" not in text
     for name in names[2:]:
         assert min(Image.open(out / name).size) > 200
@@ -120,6 +132,12 @@ def test_cells_and_losses_by_hand():
     assert stage_table(report)[-1] == "| linear judge [%] | 100.0 | 90.0 | 95.0 | 70.0 |"
     text = markdown({"bundle": "x", "hz": 50.0, "seed": 0.0, **report})
     assert "codes +10.0, the choice of codes -5.0, control +25.0" in text and "## Switches" not in text
+    assert "Unpaired: codes, the choice of codes, control." in text  # nobody says which takes these were
+    for stage, names in zip(STAGES, (["a", "b"], ["a", "b"], ["c"], ["d"]), strict=True):
+        report[stage]["scores"]["take_names"] = names
+    assert paired(report) == {"reconstruction": True, "generated": False, "simulated": False}
+    text = markdown({"bundle": "x", "hz": 50.0, "seed": 0.0, **report})
+    assert "before and after: codes.\n" in text and "Unpaired: the choice of codes, control." in text
 
 
 def test_matrices_by_hand():
