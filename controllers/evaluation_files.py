@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import cast
@@ -79,6 +80,7 @@ def markdown(report: Row, figures: Sequence[str] = ()) -> str:
         f"{report.get('evaluators')} motion evaluators. 95 % intervals in brackets; docs/evaluation.md says what every "
         "number means.",
         "",
+        *_origin(report),
         "## Stages",
         "",
         *stage_table(report),
@@ -94,6 +96,21 @@ def markdown(report: Row, figures: Sequence[str] = ()) -> str:
     for name in figures:
         lines += [f"![{name.removesuffix('.png')}]({name})", ""]
     return "\n".join(lines)
+
+
+def _origin(report: Row) -> list[str]:
+    """What made the report, for whoever wants to make it again."""
+    made = section(report, "provenance")
+    if not made:
+        return []
+    versions = ", ".join(f"{name} {version or 'unknown'}" for name, version in section(made, "versions").items())
+    return [
+        f"* command: `{shlex.join(cast(Sequence[str], made['command']))}`",
+        f"* commit: {made['commit'] or 'unknown (not run from a repository)'}",
+        f"* SHA-256 of the bundle's meta.json, which holds those of its other files: {report.get('bundle_sha256')}",
+        f"* device: {made['device']}, threads: {made['threads']}; {versions}",
+        "",
+    ]
 
 
 def stage_table(report: Row) -> list[str]:

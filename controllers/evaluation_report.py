@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from motionlex.controllers.bundle import Bundle, bundle_encoder, load_bundle, resolve_bundle
+from motionlex.controllers.bundle import META, Bundle, bundle_encoder, load_bundle, resolve_bundle
 from motionlex.controllers.evaluation import (
     EvaluationConfig,
     evaluate_data,
@@ -28,7 +28,8 @@ from motionlex.controllers.tracking_stage import tracking_stage
 from motionlex.data.datasets import MotionData, find_root, get_dataset, load_dataset
 from motionlex.data.errors import UserError, check_number, check_seed
 from motionlex.data.robots import get_robot
-from motionlex.motion_vae.checkpoint import CONFIG_FILE
+from motionlex.data.storage import file_sha256
+from motionlex.motion_vae.checkpoint import CONFIG_FILE, provenance
 
 logger = logging.getLogger(__name__)
 TRACKING = "tracking"
@@ -78,7 +79,7 @@ def evaluate_stack(target: str | None, flags: EvaluateStackFlags) -> Mapping[str
     bundle = load_bundle(resolve_bundle(target))
     if not flags.plans:
         find_root(get_dataset(flags.data or bundle.meta.data), flags.data_root)
-    head: dict[str, Value] = {"bundle": bundle.meta.name, "hz": bundle.meta.hz, "seed": float(flags.seed)}
+    head = _head(bundle, flags)
     if flags.stage == "tracking":
         return {**head, **tracking_stage(bundle.path / "low_level", flags)}
     data = load_dataset(flags.data or bundle.meta.data, flags.data_root, hz=bundle.meta.hz)
@@ -97,6 +98,18 @@ def evaluate_stack(target: str | None, flags: EvaluateStackFlags) -> Mapping[str
     if flags.out is not None:
         report["files"] = [str(path) for path in write_stack_report(flags.out, report)]
     return report
+
+
+def _head(bundle: Bundle, flags: EvaluateStackFlags) -> dict[str, Value]:
+    """What was evaluated, by what: the digest is that of the card, which holds those of all other files."""
+    device = str(next(bundle.latent_policy.parameters()).device)
+    return {
+        "bundle": bundle.meta.name,
+        "bundle_sha256": file_sha256(bundle.path / META),
+        "hz": bundle.meta.hz,
+        "seed": float(flags.seed),
+        "provenance": {**provenance(), "device": device},
+    }
 
 
 def assemble(bundle: Bundle, data: MotionData, flags: EvaluateStackFlags) -> Jury:

@@ -1,6 +1,8 @@
 """The report of all stages: one small run from the command to its files, and its texts and figures by hand."""
 
+import hashlib
 import json
+from importlib import metadata
 
 import numpy as np
 import pytest
@@ -42,6 +44,7 @@ def test_all_stages_from_the_command_to_the_files(
         return {"success_rate": 1.0, "keypoint_error_local_mm": 20.0}
 
     monkeypatch.setattr(evaluation_report, "tracking_stage", tracking)
+    monkeypatch.setattr("sys.argv", ["/some/where/motionlex", "evaluate-stack", "a bundle"])
     out = tmp_path / "report"
     arguments = [str(tiny_bundle), "--stage", "all", "--prompts", "1", "--prompt-seconds", "2", "--switches", "1"]
     arguments += ["--survival-rollouts", "0", "--evaluator", str(evaluator), "--out", str(out), "--json"]
@@ -72,7 +75,16 @@ def test_all_stages_from_the_command_to_the_files(
     assert report["simulated"]["scores"]["joint_error_rad"]["mean"] > 0.0
     assert report["simulated"]["sensitivity"]["foreign_text"]["refused"]["count"] == 30
     assert report["simulated"]["switches"]["switches"] == 1 and report["tracking"]["success_rate"] == 1.0
+    digest = hashlib.sha256((tiny_bundle / "meta.json").read_bytes()).hexdigest()
+    card = json.loads((tiny_bundle / "meta.json").read_text())
+    weights = hashlib.sha256((tiny_bundle / "vae" / "weights.safetensors").read_bytes()).hexdigest()
+    assert report["bundle_sha256"] == digest and card["sha256"]["vae/weights.safetensors"] == weights
+    made = report["provenance"]
+    assert made["command"] == ["motionlex", "evaluate-stack", "a bundle"] and made["device"] == "cpu"
+    assert made["versions"]["torch"] == metadata.version("torch") and "commit" in made
     text = (out / "report.md").read_text()
+    assert "* command: `motionlex evaluate-stack 'a bundle'`" in text and digest in text
+    assert f"mujoco {metadata.version('mujoco')}" in text and (made["commit"] or "unknown") in text
     assert "| R@1 [%] |" in text and "## Prompt sensitivity" in text and "1 ordered pairs" in text
     assert "before and after: codes, control." in text and "Unpaired: the choice of codes." in text
     assert "![switches](switches.png)" in text and "nan" not in text and "None" not in text
