@@ -80,6 +80,7 @@ def markdown(report: Row, figures: Sequence[str] = ()) -> str:
         f"{report.get('evaluators')} motion evaluators. 95 % intervals in brackets; docs/evaluation.md says what every "
         "number means.",
         "",
+        *_split(report),
         *_origin(report),
         "## Stages",
         "",
@@ -96,6 +97,17 @@ def markdown(report: Row, figures: Sequence[str] = ()) -> str:
     for name in figures:
         lines += [f"![{name.removesuffix('.png')}]({name})", ""]
     return "\n".join(lines)
+
+
+def _split(report: Row) -> list[str]:
+    """Say so where the clips that stand for held-out ones are not."""
+    if report.get("split") != "train":
+        return []
+    return [
+        "**No clip is held out:** the data set has training clips only, and these were scored, and compared with, "
+        "wherever held-out clips are named. The judge has learned from them, and the bundle may have.",
+        "",
+    ]
 
 
 def _origin(report: Row) -> list[str]:

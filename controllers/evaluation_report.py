@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from motionlex.controllers.motion_classifier import fit_classifier
 from motionlex.controllers.motion_evaluator import load_evaluators, shipped_evaluators
 from motionlex.controllers.tracking_report import check_out
 from motionlex.controllers.tracking_stage import tracking_stage
+from motionlex.data.clip import MotionClip
 from motionlex.data.datasets import MotionData, find_root, get_dataset, load_dataset
 from motionlex.data.errors import UserError, check_number, check_seed
 from motionlex.data.robots import get_robot
@@ -83,13 +84,15 @@ def evaluate_stack(target: str | None, flags: EvaluateStackFlags) -> Mapping[str
     if flags.stage == "tracking":
         return {**head, **tracking_stage(bundle.path / "low_level", flags)}
     data = load_dataset(flags.data or bundle.meta.data, flags.data_root, hz=bundle.meta.hz)
-    jury = assemble(bundle, data, flags)
+    clips, split = scored_clips(data)
+    head["split"] = split
+    jury = assemble(bundle, data, clips, flags)
     if flags.stage != "all":
-        return {**head, **_stage(flags.stage, bundle, data, jury, flags)}
+        return {**head, **_stage(flags.stage, bundle, clips, jury, flags)}
     inner = flags if flags.out is None else replace(flags, out=flags.out / TRACKING)
     report: dict[str, Value] = {**head, "data_set": data.name, "evaluators": len(jury.evaluators)}
     for stage in STAGES[:-1]:
-        report[stage] = _stage(stage, bundle, data, jury, flags)
+        report[stage] = _stage(stage, bundle, clips, jury, flags)
     pairs = paired(report)
     report["attribution"] = {
         stage: {"accuracy_lost": lost, "paired": pairs[stage]} for stage, lost in attribution(report).items()
@@ -112,8 +115,20 @@ def _head(bundle: Bundle, flags: EvaluateStackFlags) -> dict[str, Value]:
     }
 
 
-def assemble(bundle: Bundle, data: MotionData, flags: EvaluateStackFlags) -> Jury:
-    """Fit the judge to the training clips, load the evaluators, cut the held-out clips.
+def scored_clips(data: MotionData) -> tuple[tuple[MotionClip, ...], str]:
+    """Return the held-out clips of a data set and ``validation``; with a warning, its training clips and ``train``."""
+    if data.validation:
+        return data.validation, "validation"
+    logger.warning(
+        "data set %s holds no clips out: its training clips are scored, which the judge, and perhaps the bundle, have "
+        "learned from",
+        data.name,
+    )
+    return data.train, "train"
+
+
+def assemble(bundle: Bundle, data: MotionData, clips: Sequence[MotionClip], flags: EvaluateStackFlags) -> Jury:
+    """Fit the judge to the training clips, load the evaluators, cut the clips that motion is compared with.
 
     Raises:
         UserError: If an evaluator is missing, damaged, or was trained on other actions.
@@ -130,14 +145,15 @@ def assemble(bundle: Bundle, data: MotionData, flags: EvaluateStackFlags) -> Jur
         judge=judge,
         robot=get_robot(bundle.meta.robot),
         evaluators=load_evaluators(folders, judge.labels),
-        real=tuple(cut_takes(data.validation or data.train, flags.prompt_seconds)),
+        real=tuple(cut_takes(clips, flags.prompt_seconds)),
         longest_s=flags.prompt_seconds,
         seed=flags.seed,
     )
 
 
-def _stage(stage: str, bundle: Bundle, data: MotionData, jury: Jury, flags: EvaluateStackFlags) -> dict[str, Value]:
-    clips = data.validation or data.train
+def _stage(
+    stage: str, bundle: Bundle, clips: Sequence[MotionClip], jury: Jury, flags: EvaluateStackFlags
+) -> dict[str, Value]:
     logger.info("stage %s", stage)
     if stage == "reconstruction":
         return evaluate_reconstruction(bundle, jury, clips, seed=flags.seed)

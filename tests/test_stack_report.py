@@ -83,6 +83,7 @@ def test_all_stages_from_the_command_to_the_files(
     assert made["command"] == ["motionlex", "evaluate-stack", "a bundle"] and made["device"] == "cpu"
     assert made["versions"]["torch"] == metadata.version("torch") and "commit" in made
     text = (out / "report.md").read_text()
+    assert report["split"] == "train" and "No clip is held out" in text  # the toy data have training clips only
     assert "* command: `motionlex evaluate-stack 'a bundle'`" in text and digest in text
     assert f"mujoco {metadata.version('mujoco')}" in text and (made["commit"] or "unknown") in text
     assert "| R@1 [%] |" in text and "## Prompt sensitivity" in text and "1 ordered pairs" in text
@@ -109,6 +110,24 @@ def test_data_without_an_evaluator_is_reported_without_recall(
     scores = json.loads(capsys.readouterr().out.splitlines()[-1])["scores"]
     assert "judge_accuracy" in scores and "recall_at_1" not in scores and "frechet_distance" not in scores
     assert "motionlex train-evaluator --data toy" in caplog.text
+
+
+@pytest.mark.parametrize(("held_out", "split"), [(0, "train"), (1, "validation")])
+def test_training_clips_are_not_passed_off_as_held_out(
+    held_out, split, tiny_bundle, toy_clips, monkeypatch, capsys, caplog
+):
+    from motionlex.data.datasets import MotionData
+
+    # the second clip stands for 1.8 s only, too short for a take, and waves for 2.2 s
+    toy = MotionData(name="toy", train=toy_clips, validation=toy_clips[:held_out], hz=50.0)
+    monkeypatch.setattr(evaluation_report, "load_dataset", lambda name, root, hz: toy)
+    assert main([str(tiny_bundle), "--stage", "data", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert report["split"] == split
+    assert report["scores"]["take_names"] == ["a:0-200", "b:90-200"][: 1 if held_out else 2]
+    assert ("data set toy holds no clips out" in caplog.text) == (not held_out)
+    text = markdown({"bundle": "x", "hz": 50.0, "seed": 0.0, "split": split})
+    assert ("No clip is held out" in text) == (not held_out)
 
 
 @pytest.mark.parametrize(
