@@ -22,6 +22,7 @@ from motionlex.controllers.evaluation_scores import FALLEN, Jury, Value, mean_ro
 from motionlex.controllers.motion_classifier import WINDOW_S
 from motionlex.controllers.progress import ProgressLine
 from motionlex.controllers.simulation import run_commands
+from motionlex.controllers.stack import Stack
 from motionlex.controllers.switches import evaluate_switches
 from motionlex.controllers.text import TextFunction
 from motionlex.data.captions import training_captions
@@ -88,27 +89,57 @@ def physical_scores(done: Sequence[Performance], seed: int) -> dict[str, Value]:
 
 
 def evaluate_survival(jury: Jury, stacks: Stacks, config: EvaluationConfig) -> dict[str, Value]:
-    """Share of 30 s rollouts without a fall, and share of their commands that are recognised after the switch."""
+    """Let robots obey random commands for 30 s each.
+
+    Returns:
+        ``survival_30s`` (share of rollouts without a fall), its interval, their number and that of the falls,
+        ``seconds_survived`` (until the first fall, 30 where there is none) and ``switch_accuracy`` (share of the
+        commands that are recognised; none is after a fall).
+    """
     if config.survival_rollouts < 1:
         return {"survival_30s": None, "switch_accuracy": None}
     rng = np.random.default_rng(config.seed)
-    survived, recognised = [], []
+    fell, lasted_s, recognised = [], [], list[bool]()
     progress = ProgressLine(config.survival_rollouts, "survival rollout")
     for rollout in range(config.survival_rollouts):
-        actions = rng.choice(jury.judge.labels, size=round(SURVIVAL_S / COMMAND_S))
+        actions = [str(action) for action in rng.choice(jury.judge.labels, size=round(SURVIVAL_S / COMMAND_S))]
         stack = stacks.make(1000 + rollout)
-        window = round(WINDOW_S * stack.hz)
-        for action in actions:
-            command = TimedCommand(text=training_captions(str(action))[0], seconds=COMMAND_S)
-            run = run_commands(stack, iter([command]))
-            got = FALLEN if run.fell else jury.judge.classify(run.qpos[-window:], run.hz)
-            recognised.append(bool(got == action))
-        survived.append(not stack.fell)
-        progress.advance(f"{', '.join(actions)}: {'survived' if survived[-1] else 'fell'}")
-    lasted = share(survived)
+        hits, seconds = obey_in_turn(jury, stack, actions)
+        recognised += hits
+        lasted_s.append(seconds)
+        fell.append(stack.fell)
+        progress.advance(f"{', '.join(actions)}: {'fell' if stack.fell else 'survived'}")
+    lasted = share([not each for each in fell])
     return {
         "survival_30s": lasted["mean"],
         "survival_30s_interval_95": lasted["interval_95"],
-        "survival_rollouts": len(survived),
+        "survival_rollouts": len(fell),
+        "survival_falls": sum(fell),
+        "seconds_survived": mean_row(lasted_s, config.seed),
         "switch_accuracy": share(recognised)["mean"],
     }
+
+
+def obey_in_turn(jury: Jury, stack: Stack, actions: Sequence[str]) -> tuple[list[bool], float]:
+    """Command one action after the other, each by its first training caption.
+
+    Args:
+        jury: Who judges.
+        stack: The robot, at its start.
+        actions: What to command, every ``COMMAND_S``.
+
+    Returns:
+        Whether each is recognised in its last two seconds, and for how long the robot did not fall [s].
+    """
+    upright, recognised, window = 0, [], round(WINDOW_S * stack.hz)
+
+    def count() -> None:
+        nonlocal upright
+        upright += not stack.fell
+
+    for action in actions:
+        command = TimedCommand(text=training_captions(action)[0], seconds=COMMAND_S)
+        run = run_commands(stack, iter([command]), count)
+        got = FALLEN if run.fell else jury.judge.classify(run.qpos[-window:], run.hz)
+        recognised.append(got == action)
+    return recognised, upright / stack.hz
