@@ -15,7 +15,7 @@ from motionlex.controllers.latent_policy import LatentPolicy
 from motionlex.controllers.latent_run import load_high_level_config
 from motionlex.controllers.low_level_policy import LowLevelPolicy
 from motionlex.controllers.low_level_setup import load_low_level_config
-from motionlex.controllers.text import TextEncoder, TextFunction
+from motionlex.controllers.text import WEIGHTS_SHA256_PREFIX, TextEncoder, TextFunction
 from motionlex.data.captions import training_captions
 from motionlex.data.errors import UserError, check_number
 from motionlex.data.features import SCHEMA_VERSION
@@ -61,8 +61,9 @@ class PackFlags:
     """Default classifier-free guidance on the desired path."""
     candidates: int = 8
     """Default number of segments that are drawn where there is a desired path, the best of which is taken."""
-    understood_from: float = UNDERSTOOD_FROM
-    """Cosine similarity to the nearest caption below which a command is not obeyed; this suits the packaged BERT."""
+    understood_from: float | None = None
+    """Cosine similarity to the nearest caption below which a command is not obeyed; None is 0.5, which suits the
+    packaged BERT."""
     get_up: str = ""
     """What a fallen robot is told to get up by itself, e.g. "get up from the floor"; empty if it has not learned to."""
     json: bool = False
@@ -116,7 +117,7 @@ def pack_bundle(flags: PackFlags, encode: TextFunction | None = None) -> dict[st
         },
         text_encoder=high.task.text_encoder,
         text_sha256=_text(metas["latent_policy"].get("text_sha256")),
-        understood_from=flags.understood_from,
+        understood_from=UNDERSTOOD_FROM if flags.understood_from is None else flags.understood_from,
         get_up=flags.get_up,
         commands=(
             *(_command(meta) for run in runs.values() for meta in _history(run)),
@@ -126,6 +127,13 @@ def pack_bundle(flags: PackFlags, encode: TextFunction | None = None) -> dict[st
         | {f"{part}_{key}": _text(values.get(key)) for part, values in metas.items() for key in ("commit", "steps")},
     )
     check_agreement(meta, autoencoder, latent_policy, low_level)
+    if flags.understood_from is None and not _packaged(meta):
+        logger.warning(
+            "commands are refused below a similarity of %g, which suits the packaged text encoder and was not measured "
+            "for %s: compare captions and foreign prompts, and give --understood-from",
+            meta.understood_from,
+            meta.text_encoder,
+        )
     encode = TextEncoder(high.task.text_encoder).encode if encode is None else encode
     captions = {label: encode(training_captions(label))[:, 0] for label in _labels(metas["latent_policy"])}
     contents = {f"{part}/{name}": _content(run / name) for part, run in runs.items() for name in FILES[part]}
@@ -135,6 +143,11 @@ def pack_bundle(flags: PackFlags, encode: TextFunction | None = None) -> dict[st
     size = sum(path.stat().st_size for path in files) / 1e6
     logger.info("%s: %d files, %.1f MB", flags.out, len(files), size)
     return {"bundle": str(flags.out), "size_mb": size, "files": len(files), "goal": meta.goal, "hz": meta.hz}
+
+
+def _packaged(meta: BundleMeta) -> bool:
+    """Whether the text encoder is the packaged one, by whatever name."""
+    return meta.text_encoder is None or meta.text_sha256.startswith(WEIGHTS_SHA256_PREFIX)
 
 
 def _labels(meta: Mapping[str, PlainValue]) -> list[str]:

