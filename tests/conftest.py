@@ -111,7 +111,7 @@ class ToyEncoder:
     """Stand-in for ``TextEncoder``."""
 
     digest = "toy"
-    encode = staticmethod(toy_embedding)
+    encode = encode_heard = staticmethod(toy_embedding)
 
     def __init__(self, name: str | None = None) -> None:
         assert name is None

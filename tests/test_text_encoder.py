@@ -89,6 +89,19 @@ def test_texts_are_kept_on_disk_by_content_and_weights(tmp_path, monkeypatch):
     assert len(list(tmp_path.iterdir())) == 1
 
 
+def test_what_people_say_is_not_kept_unless_it_is_a_caption(encoder, tmp_path, monkeypatch):
+    """Captions are a list that is known beforehand: the disk holds those that were said, whatever else was."""
+    monkeypatch.setenv("MOTIONLEX_CACHE", str(tmp_path))
+    mine = text.TextEncoder()
+    said = ["walk forward", "dance", *(f"make me {count} coffees" for count in range(5)), " dance "]
+    torch.testing.assert_close(mine.encode_heard(said), encoder._encode_batch(said), atol=2e-6, rtol=0)
+    assert len(list(tmp_path.iterdir())) == len(mine._memory) == 2
+    assert mine.encode_heard([]).shape == (0, 25, 384)
+    again = text.TextEncoder()
+    monkeypatch.setattr(text, "_load", lambda folder: pytest.fail("nothing has to be computed"))
+    assert torch.equal(again.encode_heard(["dance"]), mine.encode(["dance"]))
+
+
 def test_another_bert_is_taken_from_its_folder(tmp_path):
     from transformers import AutoTokenizer, BertConfig, BertModel
 
