@@ -77,6 +77,19 @@ class Console:
         except OSError as error:
             return Answer(text=f"{error.strerror or error}: {error.filename}", failed=True)
 
+    def ready(self, line: str, *, trusted: bool = True) -> bool:
+        """Tell whether :meth:`handle` would obey a line without stopping the robot; words are embedded until then.
+
+        Args:
+            line: What was typed; the next that is handled.
+            trusted: As for :meth:`handle`.
+        """
+        try:
+            instruction = self._read(line, trusted=trusted)
+        except UserError:
+            return True  # to be refused
+        return instruction.verb != "say" or self.session.ready(instruction.text)
+
     def _read(self, line: str, *, trusted: bool) -> Instruction:
         if not line.strip():
             if self._last is None:

@@ -1,8 +1,14 @@
-"""What a stack makes of words: an embedding, the nearest action that the bundle knows, and whether to stand still."""
+"""What a stack makes of words: an embedding, the nearest action that the bundle knows, and whether to stand still.
+
+BERT takes longer than a control step. Where time does not wait, words are embedded ahead on a thread of their own
+(:meth:`Hearing.ready`), and heard when that is done; what happens otherwise does not depend on the machine.
+"""
 
 from __future__ import annotations
 
 import functools
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
 from jaxtyping import Float
@@ -51,7 +57,16 @@ class Hearing:
         if encode is None:
             self._encoder = bundle_encoder(bundle)
             encode = self._encoder.encode_heard
-        self._embed = functools.lru_cache(maxsize=REMEMBERED)(lambda text: encode([text])[0])
+        encoding = threading.Lock()  # tokenisers are not made for two threads at once
+
+        @functools.lru_cache(maxsize=REMEMBERED)
+        def embed(text: str) -> Float[Tensor, "piece width"]:
+            with encoding:
+                return encode([text])[0]
+
+        self._embed = embed
+        self._thread: ThreadPoolExecutor | None = None
+        self._ahead: tuple[str, Future[Float[Tensor, "piece width"]]] | None = None
         self._rest: Heard | None = None
 
     def warm_up(self) -> None:
@@ -62,7 +77,40 @@ class Hearing:
 
     def embed(self, text: str) -> Float[Tensor, "piece width"]:
         """Return the embedding of a text, pooled and by token."""
+        ahead = self._ahead
+        if ahead is not None and ahead[0] == text:
+            self._ahead = None
+            return ahead[1].result()
         return self._embed(text)
+
+    def ready(self, text: str, wait_s: float = 0.0) -> bool:
+        """Tell whether words can be heard at once; if not yet, they are embedded ahead. Ask until they are, then hear.
+
+        Args:
+            text: Any words; others that were asked about and not heard are given up.
+            wait_s: How long to wait for them at most [s].
+        """
+        words = _words(text)
+        if not words:
+            return True  # to be refused
+        if self._ahead is None or self._ahead[0] != words:
+            if self._thread is None:
+                self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="hearing")
+            self._ahead = words, self._thread.submit(self._embed, words)
+        wait((self._ahead[1],), timeout=wait_s)
+        return self._ahead[1].done()
+
+    @property
+    def listening(self) -> bool:
+        """Whether words were asked about that have not been heard yet."""
+        return self._ahead is not None
+
+    def close(self) -> None:
+        """Give up words that were not heard, and end the thread."""
+        self._ahead = None
+        if self._thread is not None:
+            self._thread.shutdown(cancel_futures=True)
+            self._thread = None
 
     @property
     def rest(self) -> Float[Tensor, "piece width"]:
@@ -88,7 +136,7 @@ class Hearing:
         Raises:
             UserError: If the text is empty.
         """
-        words = text[:LONGEST_TEXT].strip()
+        words = _words(text)
         if not words:
             raise UserError('the command is empty: say what the robot should do, e.g. "walk forward"')
         embedding = self.embed(words)
@@ -99,3 +147,8 @@ class Hearing:
             return Heard(command=command, text=self.rest, resting=True)
         rest = self._resting
         return Heard(command=command, text=embedding, resting=rest.resting and action == rest.command.action)
+
+
+def _words(text: str) -> str:
+    """Return what is read of a text."""
+    return text[:LONGEST_TEXT].strip()

@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 
 from motionlex.controllers.console import Answer, Console
-from motionlex.controllers.session import PAUSE_S
+from motionlex.controllers.session import PAUSE_S, Session
 
 WAKE_S = 0.5
 """Time between two attempts to wake somebody up [s]: CPython misses signals between a prompt and the wait for a key."""
@@ -28,6 +28,8 @@ class _Line:
 class Live:
     """Runs a session in its viewers' time until it is told to stop, or those who watch leave.
 
+    Control steps go on while words are embedded; what is asked for after them, wherever, is done after them.
+
     Screens are opened, used and closed by the thread (OpenGL contexts belong to one).
     """
 
@@ -41,6 +43,7 @@ class Live:
         """
         self._make, self._on_end = make, on_end
         self._lines: queue.Queue[_Line] = queue.Queue(maxsize=MOST_WAITING)
+        self._held: _Line | None = None  # its words are being embedded
         self._stop, self._ended, self._ready = threading.Event(), threading.Event(), threading.Event()
         self._error: BaseException | None = None
         self._console: Console | None = None
@@ -108,6 +111,8 @@ class Live:
         finally:
             self._ended.set()
             self._ready.set()
+            if self._held is not None:
+                self._held.answer.set_result(_too_late())
             self._turn_away()
             while self._console is not None and not self._stop.is_set():  # who waits in start() is told there
                 self._on_end()
@@ -115,24 +120,32 @@ class Live:
 
     def _advance(self, console: Console) -> None:
         """Answer what was handed in, then take one control step, or wait if time stands still."""
-        display = console.session.display
-        display.obey(console.session)
-        paused = display.paused
+        session = console.session
+        if self._held is None:
+            session.display.obey(session)
+        while (line := self._next(session)) is not None:
+            self._held = line
+            if not console.ready(line.text, trusted=line.trusted):
+                break
+            self._held = None
+            self._answer(console, line)
+            if self._stop.is_set():
+                return
+        if not session.display.paused:
+            session.step(waits=not session.display.in_real_time)
+
+    def _next(self, session: Session) -> _Line | None:
+        """Return the line to be answered next, if it is its turn."""
+        if self._held is not None or session.listening:  # to a viewer
+            return self._held
         try:
-            while True:
-                line = self._lines.get(timeout=PAUSE_S) if paused else self._lines.get_nowait()
-                self._answer(console, line)
-                if self._stop.is_set():
-                    return
-                paused = console.session.display.paused
+            return self._lines.get(timeout=PAUSE_S) if session.display.paused else self._lines.get_nowait()
         except queue.Empty:
-            pass
-        if not paused:
-            console.session.step(waits=not display.in_real_time)
+            return None
 
     def _answer(self, console: Console, line: _Line) -> None:
         """Obey one line; whoever waits for its answer gets one, whatever happens."""
-        answer = Answer(text="the simulation has ended", leave=True, failed=True)
+        answer = _too_late()
         try:
             answer = console.handle(line.text, trusted=line.trusted)
         finally:
@@ -149,7 +162,11 @@ class Live:
                 late = self._lines.get_nowait()
             except queue.Empty:
                 return
-            late.answer.set_result(Answer(text="the simulation has ended", leave=True, failed=True))
+            late.answer.set_result(_too_late())
+
+
+def _too_late() -> Answer:
+    return Answer(text="the simulation has ended", leave=True, failed=True)
 
 
 def wake_terminal() -> None:

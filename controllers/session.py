@@ -124,6 +124,18 @@ class Session:
         self._told = True
         return given
 
+    def ready(self, text: str) -> bool:
+        """Tell whether :meth:`command` would obey a text without stopping the robot while it is embedded; ask until so.
+
+        Where time stands still it waits a little for that.
+        """
+        return self.stack.hearing.ready(text, PAUSE_S if self.display.paused else 0.0)
+
+    @property
+    def listening(self) -> bool:
+        """Whether a text was asked about that was not obeyed yet; whatever is wished for later comes after it."""
+        return self.stack.hearing.listening
+
     def step(self, *, waits: bool = True) -> State:
         """Advance by one control step.
 
@@ -226,6 +238,7 @@ class Session:
         self._leave()
         speed, paused = self.display.speed, self.display.paused
         self.display.close()
+        self.stack.hearing.close()
         self.stack = stack
         self._begin()
         self.display.run_at(speed=speed, paused=paused)
@@ -243,11 +256,12 @@ class Session:
         return self._recording.save(path)
 
     def close(self) -> None:
-        """Finish films, viewers and the recording; each of them, even if one fails."""
+        """Finish films, viewers, the recording and threads; each of them, even if one fails."""
         if self._closed:
             return
         self._closed = True
         with ExitStack() as closing:
+            closing.callback(self.stack.hearing.close)
             closing.callback(self.display.close)
             if self._outside.record is not None:
                 closing.callback(self.save, self._outside.record)

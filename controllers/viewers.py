@@ -39,6 +39,7 @@ class WebPage:
         self._web = WebSession(stack, host=host, port=port)
         self.url = self._web.url
         """Address to open in a browser."""
+        self._waiting: deque[Request] = deque()
         self._limited = ""
 
     def draw(self, state: State) -> None:
@@ -54,8 +55,14 @@ class WebPage:
         self._web.show_controls(paused=paused, speed=min(speed, FASTEST) if speed > 0.0 else FASTEST)
 
     def obey(self, session: Session) -> None:
-        """Do what was asked for on the page."""
-        for request in self._web.requests.take():
+        """Do what was asked for on the page, in order; from words on that are still being embedded, another time."""
+        if not self._waiting:
+            self._waiting.extend(self._web.requests.take())
+        while self._waiting:
+            request = self._waiting[0]
+            if isinstance(request, Say) and not session.ready(request.text):
+                break
+            self._waiting.popleft()
             try:
                 self._obey(request, session)
             except UserError as error:

@@ -1,11 +1,15 @@
-"""What is heard: how much of it is remembered."""
+"""What is heard: how much of it is remembered, and on which thread it is embedded."""
+
+import threading
 
 import pytest
 import torch
+from watching_doubles import SlowEncoder
 
 from motionlex.controllers.bundle import load_bundle
 from motionlex.controllers.hearing import REMEMBERED, Hearing
 from motionlex.controllers.stack import Stack
+from motionlex.data.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -48,3 +52,44 @@ def test_a_simulation_leaves_no_file_of_what_it_was_told(bundle, monkeypatch, tm
     # "stand still", which is done instead of what is not understood, and "wave" are captions.
     assert len(list(tmp_path.iterdir())) == 2
     assert torch.equal(stack.hearing.embed("wave"), TextEncoder().encode(["wave"])[0])
+
+
+def test_words_are_embedded_ahead_on_a_thread_that_ends(bundle, toy_encode):
+    encode = SlowEncoder(toy_encode, "wave", "jump")
+    hearing = Hearing(bundle, encode, -1.0)
+    hearing.hear("stand", 0.0)
+    assert not hearing.listening and not hearing.ready(" wave ") and not hearing.ready("wave")
+    assert hearing.listening
+    hearing.hear("stand", 0.0)  # what is known does not wait for it
+    encode.may.set()
+    assert hearing.ready("wave", wait_s=30.0) and hearing.ready("wave")
+    heard = hearing.hear("wave", 1.0)
+    assert torch.equal(heard.text, toy_encode(["wave"])[0]) and heard.command.action == "wave"
+    assert not hearing.listening
+    assert encode.threads["stand"] == "MainThread" and encode.threads["wave"].startswith("hearing")
+
+    encode.may.clear()
+    assert not hearing.ready("jump")
+    timer = threading.Timer(0.2, encode.may.set)
+    timer.start()
+    hearing.close()  # waits for what cannot be stopped
+    assert encode.may.is_set() and not hearing.listening
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("hearing")]
+    assert hearing.hear("jump", 2.0).command.text == "jump"
+
+
+def test_what_cannot_be_embedded_ahead_is_an_error_when_it_is_heard(bundle, toy_encode):
+    def encode(texts):
+        if texts[0] == "wave":
+            raise UserError("the weights are no readable BERT")
+        return toy_encode(texts)
+
+    hearing = Hearing(bundle, encode, -1.0)
+    assert hearing.ready("wave", wait_s=30.0)
+    with pytest.raises(UserError, match="no readable BERT"):
+        hearing.hear("wave", 0.0)
+    assert not hearing.listening
+    assert hearing.ready("  ")
+    with pytest.raises(UserError, match="empty"):
+        hearing.hear("  ", 0.0)
+    hearing.close()

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import viser
-from watching_doubles import Watcher, patiently
+from watching_doubles import SlowEncoder, Watcher, patiently
 
 from motionlex.controllers import display as display_module
 from motionlex.controllers.bundle import load_bundle
@@ -37,9 +37,9 @@ def start(bundle, toy_encode):
     """Start a live session with a viewer; as fast as possible unless told otherwise."""
     running = []
 
-    def new(watcher, speed=0.0, **more):
+    def new(watcher, speed=0.0, encode=toy_encode, **more):
         def make():
-            session = Session(Stack(bundle, encode=toy_encode), Outside(display=lambda stack: Display((), (watcher,))))
+            session = Session(Stack(bundle, encode=encode), Outside(display=lambda stack: Display((), (watcher,))))
             session.display.run_at(speed=speed)
             return Console(session, live=True)
 
@@ -86,6 +86,79 @@ def test_lines_from_many_threads_are_all_answered(start):
     assert sorted(answers) == sorted(f"pushed by (0.0{number}, 0) m/s" for number in range(1, 5) for _ in range(5))
     assert "terminal only" in live.submit(":quit", trusted=False).result(30).text
     live.stop()
+
+
+def listeners():
+    return [thread for thread in threading.enumerate() if thread.name.startswith("hearing")]
+
+
+def goes_on(watcher, steps=5):
+    count = len(watcher.times)
+    patiently(lambda: len(watcher.times) > count + steps)
+
+
+def test_the_robot_goes_on_while_words_are_embedded_and_what_comes_later_is_done_later(start, toy_encode):
+    """No bound on the time that an encoder takes: it ends when the test says so."""
+    encode, watcher = SlowEncoder(toy_encode, "wave"), Watcher()
+    live, console = start(watcher, encode=encode)
+    words, push = live.submit("wave"), live.submit(":push 0.1 0")
+    patiently(lambda: "wave" in encode.threads)
+    watcher.wishes.append(lambda session: session.announce("a wish of a viewer"))
+    goes_on(watcher)
+    assert not (words.done() or push.done()) and not watcher.told and watcher.wishes
+    blocked = watcher.times[-1]
+    encode.may.set()
+    assert words.result(30).text.endswith(")") and push.result(30).text == "pushed by (0.1, 0) m/s"
+    patiently(lambda: len(watcher.told) == 3)
+    assert watcher.told == [words.result().text, push.result().text, "a wish of a viewer"]
+    goes_on(watcher)
+    (report,) = console.session.reports
+    assert report.text == "wave" and report.start_s >= blocked
+    assert encode.threads["wave"].startswith("hearing")
+    assert encode.threads[console.session.stack.commands[0].text] == "simulation"  # to stand, at the very beginning
+    live.stop()
+    assert not listeners()
+
+
+def test_words_are_embedded_beside_time_that_stands_still(start, toy_encode):
+    encode, watcher = SlowEncoder(toy_encode, "wave"), Watcher()
+    live, _ = start(watcher, encode=encode)
+    live.submit(":pause").result(30)
+    words, on = live.submit("wave"), live.submit(":pause")
+    patiently(lambda: "wave" in encode.threads)
+    encode.may.set()
+    assert "nearest to wave" in words.result(30).text and on.result(30).text == "time goes on"
+    goes_on(watcher)
+    live.stop()
+
+
+def test_words_that_cannot_be_embedded_are_answered_and_the_robot_goes_on(start, toy_encode):
+    def encode(texts):
+        if texts[0] == "wave":
+            raise UserError("no readable BERT")
+        return toy_encode(texts)
+
+    watcher = Watcher()
+    live, _ = start(watcher, encode=encode)
+    answer = live.submit("wave").result(30)
+    assert answer.failed and answer.text == "no readable BERT"
+    assert not live.submit("walk").result(30).failed
+    goes_on(watcher)
+    live.stop()
+
+
+def test_a_session_that_ends_while_words_are_embedded_answers_them_and_leaves_no_thread(start, toy_encode):
+    encode = SlowEncoder(toy_encode, "wave")
+    live, console = start(Watcher(), encode=encode)
+    words, later = live.submit("wave"), live.submit("walk")
+    patiently(lambda: "wave" in encode.threads)
+    ending = threading.Thread(target=live.stop)
+    ending.start()
+    patiently(lambda: console.session._closed)
+    encode.may.set()
+    ending.join(30)
+    assert not ending.is_alive() and not listeners()
+    assert words.result(0).leave and later.result(0).leave and not console.session.reports
 
 
 def test_a_flood_is_refused():
@@ -251,6 +324,7 @@ def test_wishes_of_the_page_are_obeyed_between_steps(page, monkeypatch):
     session, requests, said = page
     assert requests.say(":quit", 0) is None  # words, whatever they look like
     session.run(0.02)
+    patiently(lambda: session.display.obey(session) or said)  # embedded on a thread of its own
     assert "':quit' is not understood" in said[-1] or "':quit' is nearest" in said[-1]
     assert [report.text for report in session.reports] == [":quit"]
 
@@ -307,6 +381,39 @@ def test_wishes_of_the_page_are_obeyed_between_steps(page, monkeypatch):
     assert said[-2] == "the desired path or velocity is given up" and session.stack.path is None
     np.testing.assert_array_equal(session.stack.qpos[:2], 0.0)
     assert said[-1] == "the robot stands where it began"
+
+
+def test_the_page_is_obeyed_in_order_around_words_that_are_being_embedded(bundle, toy_encode):
+    """Among wishes of the page, and between the page and the terminal."""
+    encode = SlowEncoder(toy_encode, "wave", "walk")
+    pages, said = [], []
+
+    def make():
+        def display(stack):
+            pages.append(WebPage(stack, host="127.0.0.1", port=0))
+            return Display((), tuple(pages))
+
+        session = Session(Stack(bundle, encode=encode), Outside(display=display, say=said.append))
+        session.display.run_at(speed=0.0)
+        return Console(session, live=True)
+
+    live = Live(make)
+    session = live.start().session
+    try:
+        requests = pages[0]._web.requests
+        assert requests.say("wave", 0) is None and requests.push(0.1, 0.0, 1) is None and requests.reset(2) is None
+        patiently(lambda: "wave" in encode.threads)
+        line = live.submit(":push 0.3 0")
+        before = session.time
+        patiently(lambda: session.time > before + 0.1)
+        assert not said and not line.done()
+        encode.may.set()
+        assert line.result(30).text == "pushed by (0.3, 0) m/s"
+        assert "nearest to wave" in said[0]
+        assert said[1:] == ["pushed by 0.1 m/s forward, 0 m/s to the left", "the robot stands where it began"]
+    finally:
+        encode.may.set()
+        live.stop()
 
 
 @pytest.mark.parametrize("speed", [0.0, 0.3, 50.0])

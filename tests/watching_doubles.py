@@ -1,4 +1,4 @@
-"""Somebody who watches a robot whose time runs by itself."""
+"""Somebody who watches a robot whose time runs by itself, and an encoder that takes its own."""
 
 import threading
 import time
@@ -28,6 +28,20 @@ class Watcher:
 
     def close(self):
         self.closed = True
+
+
+class SlowEncoder:
+    """Embeds some words only when it may; remembers which thread embedded what."""
+
+    def __init__(self, encode, *slow):
+        self.encode, self.slow, self.may = encode, slow, threading.Event()
+        self.threads = {}
+
+    def __call__(self, texts):
+        self.threads[texts[0]] = threading.current_thread().name
+        if texts[0] in self.slow:
+            assert self.may.wait(30)
+        return self.encode(texts)
 
 
 def patiently(true, seconds=30.0):
