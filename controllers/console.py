@@ -168,6 +168,9 @@ class Console:
     def _save(self, instruction: Instruction) -> str:
         check_files(instruction)
         path = Path(instruction.text)
+        if self._live:
+            self.session.save_meanwhile(path)
+            return f"{path} is being written"
         table = self.session.save(path)
         return f"{path} and {table} written"
 

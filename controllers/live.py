@@ -28,7 +28,8 @@ class _Line:
 class Live:
     """Runs a session in its viewers' time until it is told to stop, or those who watch leave.
 
-    Control steps go on while words are embedded; what is asked for after them, wherever, is done after them.
+    Control steps go on while words are embedded and recordings are written; what is asked for after words, wherever, is
+    done after them.
 
     Screens are opened, used and closed by the thread (OpenGL contexts belong to one).
     """
@@ -121,6 +122,7 @@ class Live:
     def _advance(self, console: Console) -> None:
         """Answer what was handed in, then take one control step, or wait if time stands still."""
         session = console.session
+        session.tell_saved()
         if self._held is None:
             session.display.obey(session)
         while (line := self._next(session)) is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 from jaxtyping import Float, Num
 
@@ -40,8 +42,19 @@ class Rows:
         self._blocks[-1][self._filled] = np.hstack(parts)
         self._filled += 1
 
+    def snapshot(self) -> Rows:
+        """Return the rows that are kept as a table of its own, at once: it shares the blocks, whose rows never change.
+
+        Another thread may read it while rows are added here.
+        """
+        still = copy.copy(self)
+        still._blocks = list(self._blocks)
+        return still
+
     def array(self) -> Float[np.ndarray, "row column"]:
         """Return the rows that are kept, as one array of its own."""
-        if not self._blocks:
-            return np.zeros((0, self._width))
-        return np.concatenate([*self._blocks[:-1], self._blocks[-1][: self._filled]])
+        rows = np.empty((len(self), self._width))
+        for number, block in enumerate(self._blocks):  # one at a time: other threads take turns between them
+            part = rows[number * self._size : (number + 1) * self._size]
+            part[:] = block[: len(part)]
+        return rows

@@ -22,6 +22,7 @@ from motionlex.controllers.episode import CommandReport
 from motionlex.controllers.following import PathWatch
 from motionlex.controllers.recording import Recording
 from motionlex.controllers.reports import Reports
+from motionlex.controllers.saving import Saving
 from motionlex.controllers.stack import Stack
 from motionlex.controllers.stack_state import REST, Command, State
 from motionlex.data.errors import UserError
@@ -83,7 +84,7 @@ class Session:
         self.fell, self.events, self.wall_s = False, list[Event](), 0.0
         self._start, self._before, self._steps = stack.time, stack.time, 0
         self._reports = Reports()
-        self._closed = False
+        self._closed, self._saving = False, Saving()
         self._watch = PathWatch(stack)
         self._begin()
 
@@ -255,6 +256,24 @@ class Session:
         assert self._recording is not None, "this session was made without a recording"
         return self._recording.save(path)
 
+    def save_meanwhile(self, path: Path) -> None:
+        """Begin to do what :meth:`save` does while the simulation goes on; :meth:`tell_saved` tells what came of it.
+
+        Raises:
+            UserError: If the one before is being written still.
+        """
+        assert self._recording is not None, "this session was made without a recording"
+        self._saving.begin(self._recording, path)
+
+    def tell_saved(self, *, wait: bool = False) -> None:
+        """Announce that what was to be saved meanwhile is written, or why it is not; nothing if it is not done yet.
+
+        Args:
+            wait: Whether to wait for it.
+        """
+        if outcome := self._saving.outcome(wait=wait):
+            self.announce(outcome)
+
     def close(self) -> None:
         """Finish films, viewers, the recording and threads; each of them, even if one fails."""
         if self._closed:
@@ -265,6 +284,7 @@ class Session:
             closing.callback(self.display.close)
             if self._outside.record is not None:
                 closing.callback(self.save, self._outside.record)
+            closing.callback(self.tell_saved, wait=True)
 
     @property
     def reports(self) -> tuple[CommandReport, ...]:

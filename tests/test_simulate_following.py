@@ -150,3 +150,16 @@ def test_tables_keep_the_latest_rows(longest):
         assert len(rows) == kept and rows.forgotten % 4 == 0
         assert kept == number if longest is None else min(number, max(longest, 1)) <= kept <= longest + 2 * 4
         np.testing.assert_array_equal(rows.array(), truth[rows.forgotten : number])
+
+
+@pytest.mark.parametrize("longest", [None, 3])
+def test_a_snapshot_of_a_table_stays_as_it_was(longest):
+    rows = Rows(3, longest=longest, block=4)
+    truth = np.random.default_rng(0).normal(size=(25, 3))
+    stills = [(rows.snapshot(), truth[:0])]
+    for number, row in enumerate(truth, start=1):
+        rows.append(row)
+        stills.append((rows.snapshot(), truth[rows.forgotten : number]))
+    for still, expected in stills:
+        assert len(still) == len(expected)
+        np.testing.assert_array_equal(still.array(), expected)

@@ -20,6 +20,7 @@ from motionlex.controllers.display import Display
 from motionlex.controllers.interaction import ask_live, run_script
 from motionlex.controllers.live import MOST_WAITING, Live
 from motionlex.controllers.planner import Planner
+from motionlex.controllers.recording import Recording
 from motionlex.controllers.script import read_instructions
 from motionlex.controllers.session import Outside, Session
 from motionlex.controllers.stack import Stack
@@ -39,7 +40,8 @@ def start(bundle, toy_encode):
 
     def new(watcher, speed=0.0, encode=toy_encode, **more):
         def make():
-            session = Session(Stack(bundle, encode=encode), Outside(display=lambda stack: Display((), (watcher,))))
+            outside = Outside(display=lambda stack: Display((), (watcher,)), kept_s=600.0)
+            session = Session(Stack(bundle, encode=encode), outside)
             session.display.run_at(speed=speed)
             return Console(session, live=True)
 
@@ -88,8 +90,8 @@ def test_lines_from_many_threads_are_all_answered(start):
     live.stop()
 
 
-def listeners():
-    return [thread for thread in threading.enumerate() if thread.name.startswith("hearing")]
+def workers():
+    return [thread for thread in threading.enumerate() if thread.name.startswith(("hearing", "saving"))]
 
 
 def goes_on(watcher, steps=5):
@@ -117,7 +119,7 @@ def test_the_robot_goes_on_while_words_are_embedded_and_what_comes_later_is_done
     assert encode.threads["wave"].startswith("hearing")
     assert encode.threads[console.session.stack.commands[0].text] == "simulation"  # to stand, at the very beginning
     live.stop()
-    assert not listeners()
+    assert not workers()
 
 
 def test_words_are_embedded_beside_time_that_stands_still(start, toy_encode):
@@ -157,8 +159,62 @@ def test_a_session_that_ends_while_words_are_embedded_answers_them_and_leaves_no
     patiently(lambda: console.session._closed)
     encode.may.set()
     ending.join(30)
-    assert not ending.is_alive() and not listeners()
+    assert not ending.is_alive() and not workers()
     assert words.result(0).leave and later.result(0).leave and not console.session.reports
+
+
+@pytest.fixture
+def slow_writer(monkeypatch):
+    """Recordings are written when the event is set."""
+    may, save = threading.Event(), Recording.save
+
+    def slowly(self, path):
+        assert may.wait(30)
+        return save(self, path)
+
+    monkeypatch.setattr(Recording, "save", slowly)
+    return may
+
+
+def test_the_robot_goes_on_while_a_recording_is_written(start, slow_writer, tmp_path):
+    """The file holds what was there when it was asked for, however long the writing takes."""
+    watcher, path = Watcher(), tmp_path / "f.npz"
+    live, _ = start(watcher)
+    goes_on(watcher)
+    before = len(watcher.times)
+    assert live.submit(f":save {path}").result(30).text == f"{path} is being written"
+    after = len(watcher.times) + 1
+    goes_on(watcher, 50)
+    assert list(tmp_path.iterdir()) == []
+    again = live.submit(f":save {tmp_path / 'g.npz'}").result(30)
+    assert again.failed and again.text == f"{path} is being written still: wait until that is said to be done"
+    watcher.told.clear()
+    slow_writer.set()
+    patiently(lambda: watcher.told)
+    assert watcher.told == [f"{path} and {tmp_path / 'f.csv'} written"] and not workers()
+    assert before <= len(np.load(path)["codes"]) <= after
+    assert not live.submit(f":save {tmp_path / 'g.npz'}").result(30).failed
+    live.stop()  # which waits for it
+    assert watcher.told[-1] == f"{tmp_path / 'g.npz'} and {tmp_path / 'g.csv'} written"
+    assert len(np.load(tmp_path / "g.npz")["codes"]) > after
+    assert not workers()
+
+
+def test_a_recording_that_cannot_be_written_is_said_and_the_robot_goes_on(start, monkeypatch, tmp_path):
+    def full(handle):
+        raise OSError(28, "No space left on device")
+
+    watcher = Watcher()
+    live, _ = start(watcher)
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", full)
+        live.submit(f":save {tmp_path / 'f.npz'}").result(30)
+        patiently(lambda: any("No space left" in told for told in watcher.told))
+    assert f"{tmp_path / 'f.npz'} is not written whole" in watcher.told[-1] and list(tmp_path.iterdir()) == []
+    goes_on(watcher)
+    live.submit(f":save {tmp_path / 'f.npz'}").result(30)
+    live.stop()
+    assert (tmp_path / "f.csv").is_file()
 
 
 def test_a_flood_is_refused():

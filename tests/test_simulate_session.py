@@ -129,6 +129,30 @@ def test_long_sessions_keep_their_end(bundle, toy_encode, tmp_path):
     ]
 
 
+def test_a_snapshot_is_saved_as_the_recording_was(bundle, toy_encode, tmp_path):
+    """Equal recordings give equal files: one is written at once, the other after everything has gone on."""
+    stack = Stack(bundle, encode=toy_encode)
+    recording = Recording(stack, longest_s=0.04, block=8)
+    stack.command("stand")
+
+    def go_on(steps):
+        for step in range(steps):
+            if step == 10:
+                stack.push(np.array([0.1, 0.0]))
+            recording.add(stack.step(), stack.time)
+
+    go_on(29)
+    recording.save(tmp_path / "now.npz")
+    still = recording.snapshot()
+    go_on(29)
+    still.save(tmp_path / "later.npz")
+    for suffix in (".npz", ".csv"):
+        now, later = ((tmp_path / name).with_suffix(suffix).read_bytes() for name in ("now", "later"))
+        assert now == later
+    recording.save(tmp_path / "end.npz")
+    assert (tmp_path / "end.npz").read_bytes() != now
+
+
 def test_falls_and_what_follows_are_told_and_counted(new_session):
     heard = []
     session = new_session(config=StackConfig(recover_s=0.1), say=heard.append)
