@@ -349,7 +349,7 @@ class Stack:
         self.segments += 1
 
     def _watch(self) -> str | None:
-        """Notice falls and divergence, and let the robot get up or put it on its feet again."""
+        """Notice falls and divergence, and let the robot get up or put it on its feet again, see :meth:`_stand_up`."""
         if not self.tracker.finite:
             logger.warning("%.2f s: the simulation diverged; the robot is put back on its feet", self.time)
             self.fell = True
@@ -367,7 +367,11 @@ class Stack:
         return event
 
     def _stand_up(self) -> None:
-        """Put the robot on its feet where it was upright last; the command holds on."""
+        """Put the robot on its feet at its last good place: where it was upright last, with the heading it had there.
+
+        It is its place that it gets back, not its state: it stands in the default pose at rest, and its plan begins
+        anew. Command, path and time go on.
+        """
         last = self._upright
         self._start(self._standing(last[:2], float(quaternion.yaw(last[None, 3:7])[0])))
 

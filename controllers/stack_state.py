@@ -82,4 +82,5 @@ class State:
     """Control steps since that segment began, or should have begun if it was late; above 16 while the next is late."""
     event: str | None
     """What happened out of the ordinary: ``fell``, ``gets up`` and ``got up`` (by itself), ``stood up`` (put on its
-    feet) or ``diverged``."""
+    feet) or ``diverged`` (the simulation did; put on its feet too). A robot that is put on its feet stands at rest, in
+    the default pose, where it was upright last."""

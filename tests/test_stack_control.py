@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from scipy.spatial.transform import Rotation
 
 from motionlex.controllers.bundle import load_bundle
 from motionlex.controllers.com_path import ComPath
@@ -235,16 +236,39 @@ def test_a_fallen_robot_is_put_on_its_feet_where_it_was_upright_last(bundle, toy
     assert stack.qpos[2] == pytest.approx(stack.robot.standing_height, abs=0.05) and stack.fell
 
 
-def test_a_simulation_that_blows_up_goes_on_from_the_last_good_place(bundle, toy_encode):
-    stack = Stack(bundle, encode=toy_encode)
+@pytest.mark.parametrize("lies", [False, True])
+def test_a_simulation_that_blows_up_goes_on_upright_at_the_last_good_place(bundle, toy_encode, lies):
+    """Place and heading are those of the last upright step, wherever it has fallen since; pose and velocity are not."""
+    stack = Stack(bundle, encode=toy_encode, config=StackConfig(recover_s=None))
     stack.command("stand")
     stack.step()
+    place, moving = stack.qpos, np.zeros(25)
+    place[:2], place[3:7] = [3.0, -2.0], [np.cos(0.5), 0.0, 0.0, np.sin(0.5)]  # heading 1 rad
+    place[7:] += 0.05
+    moving[:2] = [0.3, 0.2]
+    stack.tracker.simulator.reset(place, moving)
+    good = stack.step().qpos
+    assert np.linalg.norm(good[:2] - place[:2]) > 0.004  # 20 ms at 0.36 m/s: it has moved
+    if lies:
+        fallen = lying(good)
+        fallen[:2] = [7.0, 7.0]
+        stack.tracker.simulator.reset(fallen, np.zeros(25))
+        assert stack.step().event == "fell"
     stack.tracker.simulator.data.qvel[10] = np.nan
     state = stack.step()
     assert state.event == "diverged" and stack.fell
+    np.testing.assert_array_equal(state.qpos[:2], good[:2])
+    assert Rotation.from_quat(state.qpos[[4, 5, 6, 3]]).as_euler("ZYX") == pytest.approx(
+        [Rotation.from_quat(good[[4, 5, 6, 3]]).as_euler("ZYX")[0], 0.0, 0.0], abs=1e-9
+    )
+    assert state.qpos[2] == stack.robot.standing_height
+    np.testing.assert_array_equal(state.qpos[7:], stack.robot.default_pose)
+    np.testing.assert_array_equal(state.qvel, 0.0)
+    assert [command.text for command in stack.commands] == ["stand"] and state.time == pytest.approx(0.06 + 0.02 * lies)
     for _ in range(40):
         state = stack.step()
         assert np.isfinite(state.qpos).all() and np.isfinite(state.qvel).all() and np.isfinite(state.torque).all()
+    assert np.linalg.norm(state.qpos[:2] - good[:2]) < 1.5  # it falls about its own height at most
 
 
 def test_what_is_not_understood_is_not_obeyed(bundle, toy_encode):
