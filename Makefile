@@ -6,6 +6,7 @@ STAMP := $(VENV)/.installed
 LOCO_VENV ?= .venv-loco
 LOCO_STAMP := $(LOCO_VENV)/.installed
 DEMO_SEED ?= 0
+TEST_PROCESSES ?= 2
 # One torch thread: small networks gain nothing from two, and lose badly when something else runs.
 export OMP_NUM_THREADS ?= 1
 export MKL_NUM_THREADS ?= 1
@@ -23,8 +24,9 @@ demo: $(STAMP)
 	$(BIN)/motionlex simulate "stand still:5" "walk forward:5" "turn left:5" "wave:5" --seed $(DEMO_SEED) --video demo/h1.mp4 --json
 	@echo "video: demo/h1.mp4"
 
+# Two processes, a file of tests to each in turn: what a file shares is made once.
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile
 
 # loco-mujoco wants an older MuJoCo and numpy: an environment of its own, in which only what it leaves open is pinned.
 $(LOCO_STAMP): pyproject.toml constraints.txt
