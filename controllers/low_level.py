@@ -169,9 +169,10 @@ def _run(
     threads: int,
 ) -> dict[str, PlainValue]:
     """Train to ``config.steps``, save, evaluate and summarise."""
-    begin, done = time.perf_counter(), model.steps
+    begin, done, imitation = time.perf_counter(), model.steps, 0.0
     if config.teacher is not None and not (folder / checkpoint.STATE_FILE).is_file():  # PPO has no checkpoint yet
         meta = {**meta, "seconds": imitate(config, model, folder, flags.checkpoint_s)}
+        imitation = time.perf_counter() - begin
     progress, meta = progress_plan(flags, config, meta)
 
     together = min(threads * model.ranks, available_cores())  # the other ranks wait meanwhile
@@ -185,4 +186,4 @@ def _run(
     metrics: dict[str, PlainValue] = dict(callback.metrics)
     if flags.evaluate and distributed.rank() == 0:
         metrics = evaluated(folder, config, model.env.task, model.policy.network, metrics, together)
-    return summary(folder, metrics, steps=model.steps, earlier=done, seconds=seconds)
+    return summary(folder, metrics, steps=model.steps, earlier=done, seconds=seconds, imitation=imitation)

@@ -106,7 +106,13 @@ def evaluated(
 
 
 def summary(
-    folder: Path, metrics: Mapping[str, PlainValue], *, steps: int, earlier: int, seconds: float
+    folder: Path,
+    metrics: Mapping[str, PlainValue],
+    *,
+    steps: int,
+    earlier: int,
+    seconds: float,
+    imitation: float = 0.0,
 ) -> dict[str, PlainValue]:
     """Return what a run tells at its end.
 
@@ -115,13 +121,14 @@ def summary(
         metrics: Final metrics by name.
         steps: Control steps done, over the robots of all ranks.
         earlier: Those that were done before this session.
-        seconds: Duration of this session's training [s].
+        seconds: Duration of this session's training [s], imitation included.
+        imitation: How much of it was imitation [s], whose steps are not among those counted here.
     """
     return {
         "run": str(folder),
         "steps": steps,
         "seconds": seconds,
-        "seconds_per_step": seconds / max(steps - earlier, 1),
+        "seconds_per_step": (seconds - imitation) / max(steps - earlier, 1),
         "processes": distributed.world_size(),
         **metrics,
     }

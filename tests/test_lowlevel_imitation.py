@@ -1,13 +1,15 @@
 """An imitation that is broken off goes on with the same bits, and so does the PPO after it."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
-from motionlex.controllers import low_level_imitation
+from motionlex.controllers import low_level, low_level_imitation
 from motionlex.controllers.low_level import train_low_level
 from motionlex.controllers.low_level_flags import LowLevelFlags
 from motionlex.controllers.low_level_imitation import IMITATION_FILE
+from motionlex.controllers.ppo import TrackingPPO
 from motionlex.data.errors import UserError
 
 SHORT = {"evaluate": False, "threads": 1}
@@ -85,3 +87,23 @@ def test_a_broken_imitation_without_its_state_is_refused(tmp_path, flags, monkey
     (tmp_path / "run" / IMITATION_FILE).write_text(json.dumps({**told, "processes": 3}))
     with pytest.raises(UserError, match=r"trained by 3 process\(es\), not 1: give --processes 3"):
         train_low_level(LowLevelFlags(resume=tmp_path / "run", **SHORT))
+
+
+def test_seconds_per_step_are_those_of_ppo_alone(tmp_path, flags, monkeypatch):
+    """By a clock that stands still but for 1000 s of imitation and 64 s of 128 steps of PPO."""
+    clock = [0.0]
+
+    def lasting(seconds, work):
+        def longer(*arguments, **options):
+            clock[0] += seconds
+            return work(*arguments, **options)
+
+        return longer
+
+    monkeypatch.setattr(low_level, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    monkeypatch.setattr(low_level, "imitate", lasting(1000.0, low_level.imitate))
+    monkeypatch.setattr(TrackingPPO, "learn", lasting(64.0, TrackingPPO.learn))
+    result = train_low_level(flags(tmp_path / "run"))
+    assert (result["steps"], result["seconds"], result["seconds_per_step"]) == (128, 1064.0, 0.5)
+    more = train_low_level(LowLevelFlags(resume=tmp_path / "run", steps=192, **SHORT))
+    assert (more["steps"], more["seconds"], more["seconds_per_step"]) == (192, 64.0, 1.0)
