@@ -124,7 +124,7 @@ def _create(flags: LowLevelFlags, device: str, threads: int) -> dict[str, PlainV
     if config.ppo.precision == "auto":
         config = replace(config, ppo=replace(config.ppo, precision=native_precision(device)))
     folder = new_folder(flags, config)
-    library, digest = load_library(config)
+    library, digest = load_library(config, named=config.clips)
     generated = load_generated(config)
     task, codebook = build_task(config, library, device, draws=config.code_draws, generated=generated)
     if config.teacher is not None:

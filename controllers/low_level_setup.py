@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -13,18 +14,21 @@ from motionlex.controllers.generated import GeneratedMotion
 from motionlex.controllers.generated_library import add_generated
 from motionlex.controllers.low_level_config import LowLevelConfig, select_clips
 from motionlex.controllers.low_level_policy import LowLevelPolicy, PolicyShape, read_plain
+from motionlex.data.clip import MotionClip
 from motionlex.data.datasets import load_dataset
 from motionlex.data.errors import UserError
-from motionlex.data.robots import get_robot
+from motionlex.data.robots import Robot, get_robot
 from motionlex.data.storage import file_sha256
-from motionlex.envs.reference import MotionLibrary, settle, smooth
+from motionlex.envs.reference import MINIMUM_RUN, MotionLibrary, settle, smooth, valid_runs
 from motionlex.envs.task import TrackingTask
 from motionlex.envs.task_config import TaskConfig
-from motionlex.motion_vae import checkpoint
+from motionlex.motion_vae import checkpoint, distributed
 from motionlex.motion_vae.checkpoint import load_run
 from motionlex.motion_vae.training import data_hash
 
 logger = logging.getLogger(__name__)
+_NAMES_SHOWN = 5
+"""Clips that a warning names before it counts the others."""
 
 
 def load_low_level_config(folder: Path) -> LowLevelConfig:
@@ -39,8 +43,15 @@ def load_low_level_config(folder: Path) -> LowLevelConfig:
     return checkpoint.read_config(LowLevelConfig, read_plain(path), folder, "train_lowlevel")
 
 
-def load_library(config: LowLevelConfig, data_root: Path | None = None) -> tuple[MotionLibrary, str]:
+def load_library(
+    config: LowLevelConfig, data_root: Path | None = None, *, named: Sequence[str] = ()
+) -> tuple[MotionLibrary, str]:
     """Load, prepare and cut the motions of a run; also return the hash of the clips.
+
+    Args:
+        config: The run.
+        data_root: Folder of its data set, None for where it was.
+        named: ``config.clips`` if the user names them now, see :func:`cut_clips`; empty for a run that there is.
 
     Raises:
         UserError: On unknown clips or unusable data.
@@ -50,9 +61,38 @@ def load_library(config: LowLevelConfig, data_root: Path | None = None) -> tuple
     data = load_dataset(config.data, root, hz=config.task.hz)
     clips = select_clips(data.clips, config.clips) if config.clips else data.train
     digest = data_hash(clips)
-    if config.prepare:
+    return cut_clips(clips, robot, config.task.hz, prepare=config.prepare, named=named), digest
+
+
+def cut_clips(
+    clips: Sequence[MotionClip], robot: Robot, hz: float, *, prepare: bool, named: Sequence[str] = ()
+) -> MotionLibrary:
+    """Prepare clips and cut them into stretches of valid frames; those that are too short for one are told of.
+
+    Args:
+        clips: Motions of the robot.
+        robot: Whose motions they are.
+        hz: Their rate, which is the control rate [1/s].
+        prepare: Whether they are smoothed and set on the floor.
+        named: The clips as the user named them, one by one, or nothing: what is asked for is not left out.
+
+    Raises:
+        UserError: If a clip that the user named is too short, or all clips are.
+    """
+    need = f"at least {MINIMUM_RUN} valid frames ({MINIMUM_RUN / hz:.2f} s)"
+    for name, clip in zip(named, clips):
+        if not valid_runs(clip):
+            raise UserError(f"--clips {name}: no stretch of {need} in the clip; name a longer part, or leave it out")
+    if prepare:
         clips = tuple(settle(smooth(clip), robot) for clip in clips)
-    return MotionLibrary(clips, robot, config.task.hz), digest
+    library = MotionLibrary(clips, robot, hz)
+    if library.unused and distributed.rank() == 0:  # one process tells it for all
+        shown, others = library.unused[:_NAMES_SHOWN], len(library.unused) - _NAMES_SHOWN
+        logger.warning(
+            "clips without a stretch of %s are left out (%d of %d): %s%s",
+            *(need, len(library.unused), len(clips), ", ".join(shown), f" and {others} more" if others > 0 else ""),
+        )
+    return library
 
 
 def input_digests(config: LowLevelConfig, motions: str, generated: GeneratedMotion | None) -> dict[str, str]:

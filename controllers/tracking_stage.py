@@ -17,13 +17,13 @@ from motionlex.controllers.generated_library import check_high_level, generated_
 from motionlex.controllers.high_level import load_high_level
 from motionlex.controllers.low_level_config import LowLevelConfig, select_clips
 from motionlex.controllers.low_level_policy import LowLevelPolicy
-from motionlex.controllers.low_level_setup import build_task, fresh_codes, load_low_level_config
+from motionlex.controllers.low_level_setup import build_task, cut_clips, fresh_codes, load_low_level_config
 from motionlex.controllers.tracking_report import CURVES, write_report
 from motionlex.data.datasets import load_dataset
 from motionlex.data.errors import UserError
 from motionlex.data.robots import get_robot
 from motionlex.envs.randomisation import Randomisation
-from motionlex.envs.reference import CommandSource, MotionLibrary, settle, smooth
+from motionlex.envs.reference import CommandSource, MotionLibrary
 from motionlex.envs.transfer import transfer_model
 from motionlex.motion_vae.checkpoint import CONFIG_FILE
 
@@ -109,9 +109,8 @@ def _clips(config: LowLevelConfig, flags: EvaluateStackFlags) -> _Motions:
     else:
         clips = data.validation if flags.split == "validation" and data.validation else data.train
     own_data = flags.data in (None, config.data)
-    if config.prepare if own_data else flags.data == "lafan1":  # other data as train_lowlevel would take them
-        clips = tuple(settle(smooth(clip), robot) for clip in clips)
-    library = MotionLibrary(clips, robot, config.task.hz)
+    prepare = config.prepare if own_data else flags.data == "lafan1"  # other data as train_lowlevel would take them
+    library = cut_clips(clips, robot, config.task.hz, prepare=prepare, named=flags.clips)
     task, _ = build_task(config, library, "cpu", code_seed=fresh_codes(flags.seed))
     name = "named clips" if named else flags.split
     return _Motions(name=name, library=library, command=task.command, starts=None)

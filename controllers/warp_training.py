@@ -6,7 +6,7 @@ import importlib.metadata
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -126,7 +126,7 @@ def _create(flags: LowLevelFlags, device: str, threads: int) -> dict[str, PlainV
     if config.teacher is not None:
         raise UserError("--teacher needs --backend cpu; its run can then be the --init of one with --backend warp")
     folder = new_folder(flags, config)
-    task, trainer, digests = _prepare(config, device, None)
+    task, trainer, digests = _prepare(config, device, None, named=config.clips)
     facts = {"library_frames": task.library.frames, **digests}
     facts |= {"device": _device_name(trainer.device), "warp_versions": _versions()}
     meta = write_new(folder, config, trainer.policy.network, facts)
@@ -149,11 +149,11 @@ def _resume(flags: LowLevelFlags, folder: Path, device: str, threads: int) -> di
 
 
 def _prepare(
-    config: LowLevelConfig, device: str, data_root: Path | None
+    config: LowLevelConfig, device: str, data_root: Path | None, *, named: Sequence[str] = ()
 ) -> tuple[TrackingTask, WarpTrainer, dict[str, str]]:
     """Build the task on the host (for evaluations) and the trainer on the device; also return hashes of the motions."""
     rank, worlds = distributed.rank(), worlds_per_rank(config)
-    library, digest = load_library(config, data_root)
+    library, digest = load_library(config, data_root, named=named)
     generated = load_generated(config)
     task, codebook = build_task(config, library, device, draws=config.code_draws, generated=generated)
     policy = build_policy(config, task, codebook)

@@ -50,6 +50,9 @@ class MotionLibrary:
                 f"no stretch of at least {MINIMUM_RUN} valid frames ({MINIMUM_RUN / hz:.2f} s) in the clips"
             )
         self.clip_names = tuple(clip.name for clip in clips)
+        used = {index for index, _, _ in runs}
+        self.unused = tuple(clip.name for index, clip in enumerate(clips) if index not in used)
+        """Clips without a stretch that is long enough: nothing of them is here."""
         lengths = np.array([run.frames for _, _, run in runs])
         self.run_starts = np.concatenate(([0], np.cumsum(lengths)[:-1]))
         self.run_stops = self.run_starts + lengths
