@@ -14,7 +14,7 @@ from motionlex.data.robots import available_robots
 from motionlex.envs.randomisation import Randomisation
 from motionlex.envs.task_config import Goal, TaskConfig
 from motionlex.envs.warp_config import WarpBuffers
-from motionlex.motion_vae.registry import override_config
+from motionlex.motion_vae.registry import override_config, setting_path
 
 TRAINED_RATE = 1.5e-4
 """Initial learning rate of actors that were trained before (--init, --teacher); the KL control takes over from it."""
@@ -139,7 +139,8 @@ def resolve_config(flags: LowLevelFlags) -> LowLevelConfig:
     """Merge flags into the preset.
 
     Raises:
-        UserError: On an unknown robot, a goal without codes, or a flag or setting that would change nothing.
+        UserError: On an unknown robot, a goal without codes, a flag that would change nothing without another one,
+            or a setting that the chosen backend takes no notice of.
     """
     if flags.env not in available_robots():
         raise unknown_name("robot", flags.env, available_robots(), "data/robots/")
@@ -180,7 +181,32 @@ def resolve_config(flags: LowLevelFlags) -> LowLevelConfig:
         steps=flags.steps or base.steps,
         seed=flags.seed,
     )
-    return override_config(merged, flags.set, _OWN_FLAGS)  # last, so that no flag's default undoes a setting
+    config = override_config(merged, flags.set, _OWN_FLAGS)  # last, so that no flag's default undoes a setting
+    _check_heard(config, flags.set)
+    return config
+
+
+def _check_heard(config: LowLevelConfig, settings: Sequence[str]) -> None:
+    """Refuse settings of which the chosen physics and its PPO take no notice; those of a preset may stand there.
+
+    Args:
+        config: With the settings in it.
+        settings: Those that the user gave, ``name=value``.
+    """
+    for setting in settings:
+        path = setting_path(config, setting)
+        reason = None
+        if config.backend == "cpu" and path.startswith("buffers."):
+            reason = "means nothing without --backend warp, whose buffers it sizes"
+        elif config.backend == "warp" and path == "ppo.critic_rate":
+            reason = "means nothing with --backend warp, where one learning rate, actor_rate, serves actor and critic"
+        elif config.backend == "warp" and path == "ppo.minimum_kl" and config.ppo.minimum_kl != config.ppo.target_kl:
+            reason = (
+                "means nothing with --backend warp, whose KL divergence does not shrink with the failures: set "
+                f"target_kl, now {config.ppo.target_kl:g}, or give both the same value"
+            )
+        if reason is not None:
+            raise UserError(f"--set {setting}: {reason}")
 
 
 def _check_companions(flags: LowLevelFlags) -> None:

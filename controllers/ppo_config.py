@@ -38,12 +38,13 @@ class PPOConfig:
     actor_rate: float = 5e-4
     """Initial learning rate of the actor."""
     critic_rate: float = 1e-3
-    """Learning rate of the critic, constant."""
+    """Learning rate of the critic, constant; on MuJoCo Warp the actor's rate is the critic's as well."""
     target_kl: float = 0.06
     """KL divergence [nat] per update that the actor's learning rate is steered to while every episode fails; it
     shrinks with the share of the failures."""
     minimum_kl: float = 0.01
-    """Where that shrinking ends [nat]; as large as target_kl, it keeps the divergence constant."""
+    """Where that shrinking ends [nat]; as large as target_kl, it keeps the divergence constant, as it is on MuJoCo Warp
+    in any case."""
     rate_bounds: tuple[float, float] = (1e-5, 5e-4)
     """Range of the actor's learning rate; a cool-down lowers its lower end."""
     minimum_std: float = 0.05

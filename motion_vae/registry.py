@@ -133,6 +133,24 @@ def override_config(
         raise UserError(str(error)) from error
 
 
+def setting_path(config: object, assignment: str) -> str:
+    """Return the dotted path of the field of a configuration that ``name=value`` is about.
+
+    Raises:
+        UserError: If no field is called so, or several are.
+    """
+    name, separator, _ = assignment.partition("=")
+    paths = [path for path, _ in _leaves(to_plain(config))]
+    found = [path for path in paths if _is_named(path, name)] if separator else []
+    if not found:
+        raise unknown_name("setting", name, [path.rpartition(".")[2] for path in paths], "as --set name=value")
+    outermost = min(path.count(".") for path in found)
+    path, *others = [path for path in found if path.count(".") == outermost]
+    if others:
+        raise UserError(f"--set {name}: several settings are called so; say which: {', '.join(found)}")
+    return path
+
+
 def _is_named(path: str, name: str) -> bool:
     """Whether ``name`` is the end of a dotted path."""
     return f".{path}".endswith(f".{name}")
@@ -143,15 +161,8 @@ def _assigned(
 ) -> dict[str, PlainValue]:
     plain = to_plain(config)
     for assignment in assignments:
-        name, separator, text = assignment.partition("=")
-        leaves = dict(_leaves(plain))
-        found = [path for path in leaves if _is_named(path, name)] if separator else []
-        if not found:
-            raise unknown_name("setting", name, [path.rpartition(".")[2] for path in leaves], "as --set name=value")
-        outermost = min(path.count(".") for path in found)
-        path, *others = [path for path in found if path.count(".") == outermost]
-        if others:
-            raise UserError(f"--set {name}: several settings are called so; say which: {', '.join(found)}")
+        name, _, text = assignment.partition("=")
+        leaves, path = dict(_leaves(plain)), setting_path(config, assignment)
         if path in flags:
             raise UserError(f"--set {assignment}: {name} has a flag of its own, use {flags[path]}")
         leaf = path.rpartition(".")[2]

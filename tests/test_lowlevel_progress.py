@@ -250,6 +250,34 @@ def test_flags_that_would_do_nothing_are_refused(given, match):
         resolve_config(LowLevelFlags(**given))
 
 
+@pytest.mark.parametrize(
+    ("backend", "settings", "match"),
+    [
+        ("warp", ("critic_rate=0.001",), r"^--set critic_rate=0.001: means nothing with --backend warp.*actor_rate"),
+        ("warp", ("horizon=8", "ppo.critic_rate=3e-4"), "^--set ppo.critic_rate=3e-4: means nothing with"),
+        ("warp", ("minimum_kl=0.002",), r"^--set minimum_kl=0.002: means nothing with.*set target_kl, now 0.01, or"),
+        ("warp", ("minimum_kl=0.01", "target_kl=0.02"), "^--set minimum_kl=0.01: means nothing with.*now 0.02"),
+        ("cpu", ("contacts=40",), "^--set contacts=40: means nothing without --backend warp"),
+        ("cpu", ("buffers.constraints=99",), "^--set buffers.constraints=99: means nothing without --backend warp"),
+    ],
+)
+def test_settings_that_the_backend_takes_no_notice_of_are_refused(backend, settings, match):
+    with pytest.raises(UserError, match=match):
+        resolve_config(LowLevelFlags(backend=backend, set=settings))
+
+
+@pytest.mark.parametrize("preset", ["small", "paper"])
+def test_settings_that_the_backend_heeds_and_presets_go_through(preset):
+    plain = resolve_config(LowLevelFlags(backend="warp", preset=preset)).ppo
+    assert (plain.critic_rate, plain.minimum_kl, plain.target_kl) == (1e-3, 0.01, 0.01)
+    constant = ("target_kl=0.004", "minimum_kl=0.004", "contacts=40")  # the second is what the first needs
+    changed = resolve_config(LowLevelFlags(backend="warp", preset=preset, set=constant))
+    assert (changed.ppo.minimum_kl, changed.ppo.target_kl, changed.buffers.contacts) == (0.004, 0.004, 40)
+    assert resolve_config(LowLevelFlags(backend="warp", set=("target_kl=0.02",))).ppo.target_kl == 0.02
+    on_cpu = resolve_config(LowLevelFlags(preset=preset, set=("critic_rate=2e-3", "minimum_kl=0.004"))).ppo
+    assert (on_cpu.critic_rate, on_cpu.minimum_kl) == (2e-3, 0.004)
+
+
 @pytest.mark.parametrize("flags", [LowLevelFlags(hz=100.0), LowLevelFlags(preset="paper")])
 def test_another_rate_keeps_all_durations(flags):
     slow, fast = resolve_config(LowLevelFlags()), resolve_config(flags)
