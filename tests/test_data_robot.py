@@ -44,6 +44,40 @@ def test_h1_has_the_published_size():
     np.testing.assert_array_equal(model.dof_armature[6:], 0.1)
 
 
+H1_LEG = {  # torque limit [N m], stiffness [N m/rad], damping over sqrt 2 [N m s/rad], default angle [rad]
+    "hip_rotation": (200, 400, 5, 0.0),
+    "hip_adduction": (200, 400, 5, 0.0),
+    "hip_flexion": (200, 400, 5, -0.2),
+    "knee_angle": (300, 400, 5, 0.52),
+    "ankle_angle": (40, 160, 3, -0.32),
+}
+H1_ARM = {
+    "arm_shy": (40, 200, 2, 0.06),
+    "arm_shx": (40, 200, 2, 0.12),  # away from the body: the right one's is negative
+    "arm_shz": (18, 200, 2, 0.0),
+    "elbow": (18, 200, 2, 1.24),
+}
+
+
+def test_h1_has_the_gains_limits_and_default_pose_that_are_written_down():
+    """Literal numbers in the model's order: left leg, right leg, torso, left arm, right arm."""
+    sides = (("l", "left", 1), ("r", "right", -1))
+    expected = {f"{name}_{short}": numbers for short, _, _ in sides for name, numbers in H1_LEG.items()}
+    expected["back_bkz"] = (200, 600, 6, 0.0)
+    for short, long, sign in sides:
+        for name, (torque, stiffness, damping, angle) in H1_ARM.items():
+            side = f"{long}_{name}" if name == "elbow" else f"{short}_{name}"
+            expected[side] = (torque, stiffness, damping, sign * angle if name == "arm_shx" else angle)
+    h1 = get_robot("h1")
+    assert list(h1.joint_names) == list(expected) and len(expected) == 19
+    torque, stiffness, damping, default = np.array(list(expected.values()), dtype=float).T
+    np.testing.assert_array_equal(h1.torque_limit, torque)
+    np.testing.assert_array_equal(h1.stiffness, stiffness)
+    np.testing.assert_allclose(h1.damping, np.sqrt(2.0) * damping, rtol=0, atol=5e-5)  # kept to four digits
+    np.testing.assert_array_equal(h1.default_pose, default)
+    assert h1.standing_height == 1.0159
+
+
 def test_servo_force_is_the_clipped_pd_law(robot):
     model = robot.model(control="pd")
     data = mujoco.MjData(model)

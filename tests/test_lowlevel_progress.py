@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -287,6 +287,27 @@ def test_another_rate_keeps_all_durations(flags):
     assert fast.ppo.gamma**100 == pytest.approx(slow.ppo.gamma**50, rel=1e-12)
     assert fast.ppo.gae_lambda**100 == pytest.approx(slow.ppo.gae_lambda**50, rel=1e-12)
     assert resolve_config(LowLevelFlags(hz=100.0, set=("horizon=8",))).ppo.horizon == 8
+
+
+@pytest.mark.parametrize(
+    ("preset", "hz", "control", "hidden", "limit"),
+    [("small", 50.0, "pd", (256, 256), 4.0), ("paper", 100.0, "torque", (2048, 1024, 512), 1.0)],
+)
+@pytest.mark.usefixtures("small")
+def test_presets_hold_the_numbers_that_are_written_down(tmp_path, preset, hz, control, hidden, limit):
+    """DAPS appendix K for ``paper``: 100 Hz, torques, and three hidden layers with ELU in actor and critic alike."""
+    config = resolve_config(LowLevelFlags(preset=preset))
+    assert (config.preset, config.hidden) == (preset, hidden)
+    assert (config.task.hz, config.task.control) == (hz, control)
+    toys = replace(config, task=replace(config.task, hz=50.0))  # the rate of the toy motions
+    library, _ = low_level_setup.load_library(toys)
+    policy = low_level_setup.build_policy(config, *low_level_setup.build_task(toys, library, "cpu"))
+    for network, outputs in ((policy.actor, 19), (policy.critic, 1)):
+        linear, others = network[::2], network[1::2]
+        assert [layer.out_features for layer in linear] == [*hidden, outputs]
+        assert len(others) == len(hidden) and all(type(layer) is torch.nn.ELU for layer in others)
+        assert all(layer.alpha == 1.0 for layer in others)
+    assert policy.shape.action_limit == limit  # a share of the motor's torque, or a number of residuals
 
 
 def updates(precision):
