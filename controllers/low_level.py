@@ -44,6 +44,7 @@ from motionlex.envs.batched import BatchedTracking
 from motionlex.envs.checks import available_cores, check_crowding
 from motionlex.envs.task import TrackingTask
 from motionlex.motion_vae import checkpoint, distributed
+from motionlex.motion_vae.interruption import postponed_interrupt
 from motionlex.motion_vae.registry import PlainValue
 from motionlex.motion_vae.trainer import resolve_device
 
@@ -62,6 +63,7 @@ def train_low_level(flags: LowLevelFlags) -> dict[str, PlainValue]:
         Keys run, steps, seconds, seconds_per_step and the final metrics by name.
 
     Raises:
+        KeyboardInterrupt: After Ctrl-C or SIGTERM to any process; the training is saved then.
         UserError: On any mistake of the user.
     """
     for name in ("steps", "worlds", "threads", "processes", "hz", "distill_steps", "checkpoint_s", "code_draws"):
@@ -168,19 +170,18 @@ def _run(
     meta: Mapping[str, PlainValue],
     threads: int,
 ) -> dict[str, PlainValue]:
-    """Train to ``config.steps``, save, evaluate and summarise."""
+    """Train to ``config.steps``, or until Ctrl-C or SIGTERM; save, and at the end evaluate and summarise."""
     begin, done, imitation = time.perf_counter(), model.steps, 0.0
-    if config.teacher is not None and not (folder / checkpoint.STATE_FILE).is_file():  # PPO has no checkpoint yet
-        meta = {**meta, "seconds": imitate(config, model, folder, flags.checkpoint_s)}
-        imitation = time.perf_counter() - begin
-    progress, meta = progress_plan(flags, config, meta)
-
     together = min(threads * model.ranks, available_cores())  # the other ranks wait meanwhile
-
     score = Scorer(model.env.task, config, together)
-    callback = RunCallback(folder, meta, progress, lambda trained: score(trained.policy.network))
-    left = -(-(config.steps - done) // model.ranks)
-    model.learn(left, callback=callback, reset_num_timesteps=False, log_interval=1 << 30)
+    with postponed_interrupt(launched=model.ranks > 1) as interrupted:
+        if config.teacher is not None and not (folder / checkpoint.STATE_FILE).is_file():  # PPO has no checkpoint yet
+            meta = {**meta, "seconds": imitate(config, model, folder, flags.checkpoint_s, interrupted)}
+            imitation = time.perf_counter() - begin
+        progress, meta = progress_plan(flags, config, meta)
+        callback = RunCallback(folder, meta, progress, lambda trained: score(trained.policy.network), interrupted)
+        left = -(-(config.steps - done) // model.ranks)
+        model.learn(left, callback=callback, reset_num_timesteps=False, log_interval=1 << 30)
     forget_imitation(folder)
     seconds = time.perf_counter() - begin
     metrics: dict[str, PlainValue] = dict(callback.metrics)

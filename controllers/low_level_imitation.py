@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -23,7 +24,9 @@ IMITATED_NOISE = 0.05
 """Standard deviation [rad] of the servo targets with which PPO continues after imitation."""
 
 
-def imitate(config: LowLevelConfig, model: TrackingPPO, folder: Path, checkpoint_s: float) -> float:
+def imitate(
+    config: LowLevelConfig, model: TrackingPPO, folder: Path, checkpoint_s: float, interrupted: threading.Event
+) -> float:
     """Let the policy learn from the teacher, then leave it with the small noise that suits a trained policy.
 
     Every process saves its own state on the way (with the memory of 400,000 states: up to 235 MB), and at the end
@@ -34,11 +37,13 @@ def imitate(config: LowLevelConfig, model: TrackingPPO, folder: Path, checkpoint
         model: Its policy, robots and generators.
         folder: The run folder.
         checkpoint_s: Time between two saves [s].
+        interrupted: Set on any process, all save and end after the present horizon.
 
     Returns:
         How long it took [s], in all its parts.
 
     Raises:
+        KeyboardInterrupt: If interrupted on the way; at the very end that is left to PPO, which can save by then.
         UserError: If a broken imitation cannot go on: no state, a damaged one, or another number of processes.
     """
     said = checkpoint.read_json(folder / IMITATION_FILE) if (folder / IMITATION_FILE).is_file() else {}
@@ -55,9 +60,12 @@ def imitate(config: LowLevelConfig, model: TrackingPPO, folder: Path, checkpoint
         nonlocal saved
         # The first rank's clock decides, since all ranks must save at the same step.
         late = distributed.from_first(time.perf_counter() - saved, model.device) > checkpoint_s
-        if late and work.done < recipe.steps:
+        asked = distributed.on_any(interrupted.is_set(), model.device)
+        if (late or asked) and work.done < recipe.steps:
             saved = time.perf_counter()
             _save(work, folder, {"seconds": earlier + saved - begin})
+            if asked:
+                raise KeyboardInterrupt
 
     scores = work.run(save)
     policy.log_std.data.fill_(float(np.log(IMITATED_NOISE / config.task.absolute_scale)))
@@ -79,11 +87,11 @@ def _save(work: Distillation, folder: Path, facts: Mapping[str, float], *, memor
     mine = _state_file(folder, work.done)
     with atomic_file(mine) as file:
         torch.save(work.state(memory=memory), file)
-    _wait()
+    distributed.wait_for_all()
     if distributed.rank() == 0:
         work.student.save(folder)
         write_json(folder / IMITATION_FILE, {"steps": work.done, "processes": distributed.world_size(), **facts})
-    _wait()
+    distributed.wait_for_all()
     _delete(folder, lambda path: path != mine)
 
 
@@ -112,8 +120,3 @@ def _delete(folder: Path, chosen: Callable[[Path], bool]) -> None:
     for path in folder.glob(f"imitation_*_{distributed.rank()}.pt"):
         if chosen(path):
             path.unlink()
-
-
-def _wait() -> None:
-    """Let all ranks come to this point."""
-    distributed.synchronised_sum(torch.zeros(1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -108,6 +109,7 @@ class RunCallback(BaseCallback):
         meta: dict[str, PlainValue],
         progress: Progress,
         score: Callable[[TrackingPPO], Mapping[str, float]],
+        interrupted: threading.Event | None = None,
     ) -> None:
         """Prepare.
 
@@ -116,8 +118,10 @@ class RunCallback(BaseCallback):
             meta: Provenance, written again with every checkpoint; ``scores`` and ``seconds`` go on where they stand.
             progress: When to save, score and stop.
             score: Rolls the deterministic policy out; gives ``success_rate`` and further figures.
+            interrupted: Set on any rank, all save and end before the next rollout, with a KeyboardInterrupt.
         """
         super().__init__()
+        self._interrupted = threading.Event() if interrupted is None else interrupted
         self.folder, self.meta, self.progress, self._score = folder, meta, progress, score
         self.metrics: dict[str, float] = {}
         self.scores: list[dict[str, float]] = list(meta.get("scores", ()))
@@ -133,8 +137,7 @@ class RunCallback(BaseCallback):
         self._writer = SummaryWriter(str(self.folder / "tensorboard")) if self._first_rank else None
         self._begin = self._shown = self._saved = time.perf_counter()
         self._first = self.model.steps
-        every = self.progress.evaluate_every
-        self._next_score = (self._first // every + 1) * every if every else None
+        self._next_score = self._due_score(self.progress.evaluate_every)
 
     def _on_step(self) -> bool:
         for index in np.flatnonzero(self.locals["dones"]):
@@ -144,10 +147,20 @@ class RunCallback(BaseCallback):
             self._lost.append(not info["TimeLimit.truncated"])
         return not self._stopped
 
+    def _due_score(self, every: int) -> int | None:
+        """Return the steps at which the first score is due; one that a break has come before is due at once."""
+        if not every:
+            return None
+        left = self.meta.get("next_score")  # older runs do not say
+        if isinstance(left, int) and left % every == 0 and left <= self._first + every:
+            return left
+        return (self._first // every + 1) * every
+
     def _on_rollout_start(self) -> None:
         now, steps = time.perf_counter(), self.model.steps
         if steps > self._first:
             self._log(now)
+        self._leave_if_interrupted()
         # The first rank's clock decides, since saving needs all ranks.
         if distributed.from_first(now - self._saved, self.model.device) > self.progress.checkpoint_s:
             self.save()
@@ -155,12 +168,31 @@ class RunCallback(BaseCallback):
         if self._next_score is not None and steps >= self._next_score:
             self._next_score += self.progress.evaluate_every
             self._evaluate(steps)
+            if not self._stopped:  # else the training ends by itself
+                self._leave_if_interrupted()
 
     def _on_training_end(self) -> None:
         self._log(time.perf_counter(), show=True)
         self.save()
         if self._writer is not None:
             self._writer.close()
+        self._leave_if_interrupted(saved=True)
+
+    def _leave_if_interrupted(self, *, saved: bool = False) -> None:
+        """Save and end if a signal has come to any rank; a rank that ended alone would leave the others waiting.
+
+        Raises:
+            KeyboardInterrupt: If so, on every rank, once all is written.
+        """
+        if not distributed.on_any(self._interrupted.is_set(), self.model.device):
+            return
+        if not saved:
+            self.save()
+        if self._writer is not None:
+            self._writer.close()
+            logger.info("interrupted: %.3fM steps are saved in %s", self.model.steps / 1e6, self.folder)
+        distributed.wait_for_all()  # launchers stop the others once one has ended
+        raise KeyboardInterrupt
 
     def _evaluate(self, steps: int) -> None:
         """Score the policy on the first rank and stop all ranks once the target was reached often enough."""
@@ -197,6 +229,7 @@ class RunCallback(BaseCallback):
             "seconds_this_session": spent,
             "diverged_worlds": diverged,
             "scores": list(self.scores),
+            "next_score": self._next_score,
         }
         write_json(self.folder / META_FILE, {**self.meta, **progress, "metrics": dict(self.metrics)})
 

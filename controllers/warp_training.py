@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import logging
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -33,6 +34,7 @@ from motionlex.data.errors import UserError
 from motionlex.envs.task import TrackingTask
 from motionlex.envs.warp import EpisodeTotals, WarpTracking
 from motionlex.motion_vae import checkpoint, distributed
+from motionlex.motion_vae.interruption import postponed_interrupt
 from motionlex.motion_vae.registry import PlainValue
 
 logger = logging.getLogger(__name__)
@@ -52,6 +54,7 @@ def train_on_warp(flags: LowLevelFlags, device: str, threads: int) -> dict[str, 
         Keys run, steps, seconds, seconds_per_step and the final metrics by name.
 
     Raises:
+        KeyboardInterrupt: After Ctrl-C or SIGTERM to any process; the training is saved then.
         UserError: On any mistake of the user.
     """
     if torch.device(device).type == "cpu":
@@ -71,9 +74,10 @@ class WarpCallback(RunCallback):
         progress: Progress,
         score: Callable[[WarpTrainer], Mapping[str, float]],
         trainer: WarpTrainer,
+        interrupted: threading.Event | None = None,
     ) -> None:
         """Attach to a trainer; other arguments as for the CPU's callback."""
-        super().__init__(folder, dict(meta), progress, score)
+        super().__init__(folder, dict(meta), progress, score, interrupted)
         self.model = trainer
         self._reports: deque[EpisodeTotals] = deque()
         self._warned: set[str] = set()
@@ -174,13 +178,14 @@ def _run(
     meta: Mapping[str, PlainValue],
     threads: int,
 ) -> dict[str, PlainValue]:
-    """Train to ``config.steps``, save, evaluate with MuJoCo on the CPU and summarise."""
+    """Train to ``config.steps``, or until Ctrl-C or SIGTERM; save, and at the end evaluate on the CPU and summarise."""
     begin, done = time.perf_counter(), trainer.steps
     progress, meta = progress_plan(flags, config, meta)
     network = trainer.policy.network
     score = Scorer(task, config, threads)
-    callback = WarpCallback(folder, meta, progress, lambda _: score(network), trainer)
-    learn(trainer, callback, config.steps)
+    with postponed_interrupt(launched=trainer.ranks > 1) as interrupted:
+        callback = WarpCallback(folder, meta, progress, lambda _: score(network), trainer, interrupted)
+        learn(trainer, callback, config.steps)
     seconds = time.perf_counter() - begin
     metrics: dict[str, PlainValue] = dict(callback.metrics)
     if flags.evaluate and distributed.rank() == 0:

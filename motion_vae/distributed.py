@@ -141,6 +141,18 @@ def gather(item: Item) -> list[Item]:
     return items
 
 
+def on_any(said: bool, device: torch.device) -> bool:
+    """Return on every rank whether at least one says so; every rank must call it."""
+    if world_size() == 1:
+        return said
+    return synchronised_sum(torch.tensor(float(said), device=device)).item() > 0.0
+
+
+def wait_for_all() -> None:
+    """Let all ranks come to this point."""
+    synchronised_sum(torch.zeros(1))
+
+
 def from_first(value: float, device: torch.device) -> float:
     """Return rank 0's value on every rank."""
     if world_size() == 1:

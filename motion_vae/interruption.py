@@ -11,7 +11,7 @@ _OWN = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DF
 
 
 @contextlib.contextmanager
-def postponed_interrupt(*, enabled: bool = True) -> Iterator[threading.Event]:
+def postponed_interrupt(*, enabled: bool = True, launched: bool = False) -> Iterator[threading.Event]:
     """Note the first SIGINT or SIGTERM instead of ending at once; a second SIGINT acts at once, as ever.
 
     SIGTERM is noted however often it comes: launchers send it twice, and whoever insists sends SIGKILL.
@@ -21,6 +21,8 @@ def postponed_interrupt(*, enabled: bool = True) -> Iterator[threading.Event]:
 
     Args:
         enabled: False leaves the signals alone.
+        launched: Whether this is one of several processes: their launcher passes on a SIGINT that the terminal has sent
+            to them already, so that a second one says nothing new and is noted, too.
 
     Yields:
         Set once a signal has come.
@@ -30,7 +32,7 @@ def postponed_interrupt(*, enabled: bool = True) -> Iterator[threading.Event]:
     ours = [number for number, own in _OWN.items() if enabled and main and signal.getsignal(number) is own]
 
     def note(number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT:
+        if number == signal.SIGINT and not launched:
             signal.signal(number, _OWN[number])
         asked.set()
 

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from motionlex.controllers.low_level_flags import LowLevelFlags
 
 Result = Mapping[str, JsonValue]
+INTERRUPTED = 130
+"""Exit code of a process that was interrupted, as shells have it."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,8 +41,10 @@ def train_on_cores(flags: LowLevelFlags) -> Result:
     """Train in this process, or in several on this machine that torch's launcher starts and watches.
 
     Raises:
+        KeyboardInterrupt: After Ctrl-C or SIGTERM to this process or to one of them; they have saved the training.
         UserError: On a mistake of the user, found by whichever process; or if a process died.
     """
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -64,8 +68,12 @@ def train_on_cores(flags: LowLevelFlags) -> Result:
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # what went wrong is said below
     try:
         results = elastic_launch(config, _train_as_rank)(flags)
+    except SignalException as error:  # passed on to the processes, which have ended: at once, or 30 s later by force
+        raise KeyboardInterrupt from error
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
+        if failure.exitcode == INTERRUPTED:
+            raise KeyboardInterrupt from error
         said = (str(failure.message).strip().splitlines() or [""])[-1]
         raise UserError(
             f"process {rank} of {processes} ended with exit code {failure.exitcode} ({said}); the others were stopped. "
@@ -78,7 +86,11 @@ def train_on_cores(flags: LowLevelFlags) -> Result:
 
 
 def _train_as_rank(flags: LowLevelFlags) -> tuple[Result, str | None]:
-    """Train as one of several processes; a user's mistake comes back as its text."""
+    """Train as one of several processes; a user's mistake comes back as its text.
+
+    An interrupt has an exit code: a launcher that has passed the signal on reads no more answers, and one that has not
+    would wait for the answer of a process that ended without one.
+    """
     from motionlex.controllers.low_level import train_low_level
     from motionlex.data.errors import UserError
 
@@ -88,6 +100,8 @@ def _train_as_rank(flags: LowLevelFlags) -> tuple[Result, str | None]:
         return train_low_level(flags), None
     except UserError as error:
         return {}, str(error)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
 
 
 if __name__ == "__main__":

@@ -159,6 +159,64 @@ def test_threads_are_counted_where_they_run(monkeypatch, caplog):
     assert "4 processes of 2 thread(s) share 4 core(s)" in caplog.text
 
 
+def ranks_of(launcher):
+    """The processes of a command that train, in the order in which they were started."""
+    children = [(child, " ".join(child.cmdline())) for child in psutil.Process(launcher).children(recursive=True)]
+    found = [child for child, words in children if "spawn_main" in words or "train_lowlevel" in words]
+    return sorted(found, key=lambda child: child.pid)
+
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+
+
+@pytest.mark.parametrize(
+    ("launcher", "told", "number"),
+    [
+        ("own", "launcher", signal.SIGTERM),
+        ("own", "one rank", signal.SIGTERM),
+        ("own", "all", signal.SIGINT),  # as the terminal does on Ctrl-C, which the launcher passes on once more
+        ("torchrun", "launcher", signal.SIGTERM),
+    ],
+)
+def test_ranks_that_are_told_to_end_save_at_one_update_and_leave(motions, tmp_path, launcher, told, number):
+    """No checkpoint is due within the hour; what there is afterwards was written because of the signal."""
+    sizes = ("--data", "loco_mujoco", "--data-root", str(motions), "--no-evaluate", "--threads", "1", *SIZES)
+    folder = tmp_path / "broken"
+    endless = command(*sizes, "--steps", "100000000", "--checkpoint-s", "3600", "--out", str(folder))
+    arguments = [*endless, "--processes", "2"] if launcher == "own" else [*TORCHRUN, *endless[2:]]
+    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        deadline = time.monotonic() + 120
+        while not (folder / "tensorboard").is_dir():
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.1)
+        time.sleep(2.0)  # some updates, where the machine is not busy
+        assert not (folder / "training_state.pt").exists()
+        ranks = ranks_of(process.pid)
+        assert len(ranks) == 2
+        everyone = [process.pid, *(rank.pid for rank in ranks)]
+        for pid in {"launcher": everyone[:1], "one rank": everyone[2:], "all": everyone}[told]:
+            os.kill(pid, number)
+        _, left = psutil.wait_procs(ranks, timeout=28)
+        assert not left, "launchers kill after 30 s what does not end by itself"
+        said, error = process.communicate(timeout=120)
+    finally:
+        process.kill()  # where something was wrong; ranks end with their launcher
+    assert process.returncode != 0 and not said
+    assert (folder / "training_state.pt").is_file()
+    if launcher == "own":
+        assert process.returncode == 2 and "Traceback" not in error, error
+        assert error.strip().splitlines()[-1].endswith("a run continues with --resume")
+    done = json.loads((folder / "meta.json").read_text())["steps"]
+    assert done % 64 == 0  # whole updates
+    if (launcher, told) == ("own", "launcher"):
+        more = str(done + 128)
+        run("--resume", str(folder), "--steps", more, "--threads", "1", "--no-evaluate")
+        run(*sizes, "--processes", "2", "--steps", more, "--out", str(tmp_path / "whole"))
+        whole, broken = (tmp_path / name / "weights.safetensors" for name in ("whole", "broken"))
+        assert whole.read_bytes() == broken.read_bytes()
+
+
 def test_a_killed_process_ends_the_run_in_words_and_it_can_go_on(motions, tmp_path):
     threads = str(available_cores())  # of both processes together: twice as many as there are cores
     data = ("--data", "loco_mujoco", "--data-root", str(motions), "--no-evaluate", "--threads", threads, *SIZES)
@@ -169,8 +227,7 @@ def test_a_killed_process_ends_the_run_in_words_and_it_can_go_on(motions, tmp_pa
     while not (folder / "training_state.pt").is_file():
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.1)
-    children = psutil.Process(process.pid).children(recursive=True)
-    workers = [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+    workers = ranks_of(process.pid)
     assert len(workers) == 2
     workers[-1].send_signal(signal.SIGKILL)
     _, error = process.communicate(timeout=120)

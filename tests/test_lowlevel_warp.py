@@ -2,6 +2,7 @@
 
 import builtins
 import json
+import signal
 from dataclasses import replace
 
 import numpy as np
@@ -154,6 +155,27 @@ def test_resume_gives_the_same_bits_and_leaves_global_generators_alone(tmp_path,
     assert whole.read_bytes() == broken.read_bytes()
     with pytest.raises(UserError, match="done already"):
         train_low_level(again)
+
+
+@pytest.mark.parametrize(("update", "steps"), [(1, 48), (4, 192)])
+def test_an_interrupted_run_is_saved_between_two_updates(tmp_path, small, monkeypatch, own_interrupts, update, steps):
+    training = pytest.importorskip("motionlex.controllers.warp_trainer", reason=MISSING)
+    train_low_level(flags(tmp_path / "whole", steps=240))
+    improve = training.WarpTrainer.improve
+
+    def interrupted(trainer, total):
+        if trainer.updates == update - 1:
+            signal.raise_signal(signal.SIGTERM)
+        improve(trainer, total)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(training.WarpTrainer, "improve", interrupted)
+        train_low_level(flags(tmp_path / "broken", steps=192, evaluate=True))
+    assert read_json(tmp_path / "broken" / "meta.json")["steps"] == steps
+    assert not (tmp_path / "broken" / "evaluation.json").exists()
+    train_low_level(LowLevelFlags(resume=tmp_path / "broken", steps=240, evaluate=False, threads=1))
+    whole, broken = (tmp_path / name / "weights.safetensors" for name in ("whole", "broken"))
+    assert whole.read_bytes() == broken.read_bytes()
 
 
 def test_robots_that_differ_are_trained_on_and_resumed(tmp_path, small):
