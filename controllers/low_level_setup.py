@@ -84,7 +84,8 @@ def cut_clips(
         if not valid_runs(clip):
             raise UserError(f"--clips {name}: no stretch of {need} in the clip; name a longer part, or leave it out")
     if prepare:
-        clips = tuple(settle(smooth(clip), robot) for clip in clips)
+        # What is not used may have no valid frame to be settled by.
+        clips = tuple(settle(smooth(clip), robot) if valid_runs(clip) else clip for clip in clips)
     library = MotionLibrary(clips, robot, hz)
     if library.unused and distributed.rank() == 0:  # one process tells it for all
         shown, others = library.unused[:_NAMES_SHOWN], len(library.unused) - _NAMES_SHOWN

@@ -61,7 +61,7 @@ class PPOConfig:
     """Standard deviation of an action at the end of the cool-down: smallest and largest."""
     precision: Precision = "auto"
     """Arithmetic of the networks' matrix products in the update (auto: bf16 where the processor multiplies it natively,
-    as found when a run is created); parameters, losses and acting stay in float32."""
+    as found when a run is created; on MuJoCo Warp TF32 on a GPU); parameters, losses and acting stay in float32."""
 
     def __post_init__(self) -> None:
         for name in ("worlds", "horizon", "epochs", "minibatch", "max_gradient", "actor_rate", "critic_rate"):

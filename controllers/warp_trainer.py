@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
+from typing import Literal
 
 import torch
 from rsl_rl.algorithms import PPO
@@ -16,7 +17,7 @@ from rsl_rl.storage import RolloutStorage
 from tensordict import TensorDict
 
 from motionlex.controllers.low_level_policy import LowLevelPolicy
-from motionlex.controllers.ppo_config import PPOConfig
+from motionlex.controllers.ppo_config import PPOConfig, Precision
 from motionlex.controllers.warp_models import WarpActor, WarpCritic, critic_view
 from motionlex.data.errors import UserError
 from motionlex.envs.warp import WarpTracking
@@ -41,6 +42,11 @@ class BoundedPPO(PPO):
     def learning_rate(self, value: float) -> None:
         low, high = self.rate_bounds
         self._rate = min(max(value, low), high)
+
+
+def update_arithmetic(precision: Precision, device: torch.device) -> Literal["tf32", "float32"]:
+    """Return the arithmetic of what is float32 in the update: TF32 on a GPU, unless float32 was asked for."""
+    return "float32" if precision == "float32" or device.type != "cuda" else "tf32"
 
 
 class WarpTrainer:
@@ -134,8 +140,7 @@ class WarpTrainer:
         self._wait()
         middle = time.perf_counter()
         # Only the networks' products may be coarser than float32: rotations of the task are products as well.
-        coarse = self.device.type == "cuda" and self.recipe.precision == "float32"
-        with float32_arithmetic("tf32" if coarse else "float32"):
+        with float32_arithmetic(update_arithmetic(self.recipe.precision, self.device)):
             losses = self.algorithm.update()
         self._after_update(losses, self.recipe.std_bounds(cooled))
         self.updates += 1

@@ -58,6 +58,16 @@ def test_clips_that_are_long_enough_are_no_news(tmp_path, small_training, toy_cl
     assert library.frames == 240 and library.unused == () and "left out" not in caplog.text
 
 
+def test_a_clip_without_any_valid_frame_is_left_out_like_others(
+    tmp_path, small_training, toy_clips, monkeypatch, caplog
+):
+    dead = replace(toy_clips[0], name="dead", valid=np.zeros(toy_clips[0].frames, dtype=bool))
+    data = MotionData(name="toy", train=(dead, toy_clips[1]), validation=(), hz=50.0)
+    monkeypatch.setattr(low_level_setup, "load_dataset", lambda *_, **__: data)
+    library, _ = low_level_setup.load_library(resolve_config(flags(tmp_path / "run")))
+    assert library.unused == ("dead",) and np.isfinite(library.qpos).all() and "(1 of 2): dead" in caplog.text
+
+
 @pytest.mark.parametrize(("named", "short"), [(("a", "s1"), "s1"), (("a:0-0.76", "b"), "a:0-0.76"), (("s1",), "s1")])
 def test_a_named_clip_that_is_too_short_is_refused(tmp_path, short_clips, named, short):
     wanted = rf"^--clips {short}: no stretch of at least 40 valid frames \(0\.80 s\) in the clip"

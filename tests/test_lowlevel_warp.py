@@ -282,3 +282,11 @@ def test_a_teacher_is_refused(tmp_path, small, tiny_vae_run):
     with pytest.raises(UserError, match="--teacher needs --backend cpu"):
         train_low_level(flags(tmp_path / "run", goal="latent", vae=tiny_vae_run, teacher=tmp_path))
     assert not list(tmp_path.iterdir())
+
+
+def test_float32_means_float32_on_a_gpu_and_tf32_is_what_nobody_chose():
+    warp_trainer = pytest.importorskip("motionlex.controllers.warp_trainer", reason=MISSING)
+    gpu, cpu = torch.device("cuda"), torch.device("cpu")
+    found = {precision: warp_trainer.update_arithmetic(precision, gpu) for precision in ("auto", "float32", "bf16")}
+    assert found == {"auto": "tf32", "float32": "float32", "bf16": "tf32"}
+    assert warp_trainer.update_arithmetic("auto", cpu) == "float32"
