@@ -45,8 +45,12 @@ class EvaluateStackFlags:
     """File of motionlex export that acts in place of the target's own weights under --stage tracking."""
     starts: int = 3
     """Starts of --stage tracking per stretch of motion, evenly spaced."""
+    spread: int | None = None
+    """So many starts of --stage tracking in place of --starts, spread evenly over all motions as the scores of
+    train_lowlevel are: over the first half second of a clip of 10 s."""
     repeats: int = 1
-    """Rollouts per start, spread over half a second where that leaves --seconds: a clip of 10 s has one start."""
+    """Rollouts per start, spread over half a second where that leaves --seconds: a clip of 10 s has one start. With
+    --spread all from the very frame, which only --noise or --randomise makes different."""
     noise: bool = False
     """Perturb the starts of --stage tracking as in training."""
     randomise: Preset = "none"

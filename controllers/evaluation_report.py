@@ -56,6 +56,7 @@ def evaluate_stack(target: str | None, flags: EvaluateStackFlags) -> Mapping[str
     check_number("--survival-rollouts", flags.survival_rollouts, at_least=0)
     check_number("--prompt-seconds", flags.prompt_seconds, at_least=2, at_most=3600)
     check_number("--starts", flags.starts, at_least=1, at_most=1000)
+    check_number("--spread", flags.spread, at_least=1, at_most=100_000)
     check_number("--repeats", flags.repeats, at_least=1, at_most=100_000)
     check_number("--seconds", flags.seconds, at_least=0.1, at_most=3600)
     check_number("--plans", flags.plans, at_least=0, at_most=100_000)
@@ -69,6 +70,8 @@ def evaluate_stack(target: str | None, flags: EvaluateStackFlags) -> Mapping[str
         (check_out if is_run or flags.stage == "tracking" else check_report_folder)(flags.out)
     if flags.plans and flags.stage != "tracking":
         raise UserError(f"--plans is for --stage tracking, not {flags.stage}")
+    if flags.spread is not None and flags.stage not in ("tracking", "all"):
+        raise UserError(f"--spread is for --stage tracking, not {flags.stage}")
     if not (flags.model is None and flags.policy is None) and flags.stage not in ("tracking", "all"):
         raise UserError(f"--model and --policy are for --stage tracking, not {flags.stage}")
     check_seed(flags.seed)

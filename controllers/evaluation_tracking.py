@@ -41,9 +41,14 @@ _NOTES = {
 }
 _LENGTHS = (
     "Success is to reach {seconds:g} s or the end of the motion, whichever comes first: full_length_share is the share "
-    "of the episodes whose motion lasts {seconds:g} s, mean_possible_s what all would survive at best. Repeated starts "
-    "are moved to where {seconds:g} s are left, into the first frames of a motion that is hardly longer."
+    "of the episodes whose motion lasts {seconds:g} s, mean_possible_s what all would survive at best. {starts}"
 )
+_STARTS = {
+    False: "Repeated starts are moved to where {seconds:g} s are left, into the first frames of a motion that is "
+    "hardly longer.",
+    True: "Starts are spread evenly over what leaves {seconds:g} s, and over the first half second of a motion that is "
+    "shorter or hardly longer; repeats begin at the same frame.",
+}
 
 
 def evaluate_tracking(
@@ -57,6 +62,7 @@ def evaluate_tracking(
     seconds: float = 10.0,
     threads: int = 1,
     starts: Sequence[int] | None = None,
+    spread: int | None = None,
     repeats: int = 1,
     noise: bool = False,
     seed: int = 0,
@@ -85,8 +91,10 @@ def evaluate_tracking(
         seconds: Longest rollout [s].
         threads: Physics threads.
         starts: Library frames to start at; None spreads ``per_run`` over every run.
+        spread: So many starts, evenly over the library, in place of the others: those of :func:`quick_score`.
         repeats: Rollouts per start, spread over half a second, but so that as many as can be have full length, see
-            :func:`motionlex.controllers.rollout_starts.repeated_starts`; without noise no frame starts twice.
+            :func:`motionlex.controllers.rollout_starts.repeated_starts`; with ``spread`` all from the very frame.
+            Without noise no frame starts twice.
         noise: Perturb the starts as in training (``config.noise``).
         seed: Seed of that noise, of the randomisation and of the bootstrap.
         model: Physics in place of the robot's own model, see :func:`motionlex.envs.transfer.transfer_model`.
@@ -106,9 +114,13 @@ def evaluate_tracking(
     config = replace(config, episode_s=seconds, randomisation=varied, privileged_critic=False)
     task = TrackingTask(robot, library, config, command)
     horizon = round(seconds * config.hz)
-    frames = stratified_starts(library, per_run, horizon) if starts is None else np.asarray(starts, dtype=np.int64)
+    within = round(WITHIN_S * config.hz)
     differ = noise or varied != Randomisation()
-    frames = repeated_starts(library, frames, repeats, round(WITHIN_S * config.hz), horizon, distinct=not differ)
+    if spread is not None:
+        frames = np.repeat(spread_starts(library, spread, horizon, within), repeats)
+    else:
+        frames = stratified_starts(library, per_run, horizon) if starts is None else np.asarray(starts, dtype=np.int64)
+        frames = repeated_starts(library, frames, repeats, within, horizon, distinct=not differ)
     frames = frames if differ else np.unique(frames)
     outcome = _in_batches(policy, task, frames, horizon, threads, noise, seed, model=model)
     owner = library.clip_of(frames)
@@ -123,7 +135,7 @@ def evaluate_tracking(
         "randomised": varied != Randomisation(),
         "seconds": seconds,
         "errors": _NOTES[task.root_relative],
-        "lengths": _LENGTHS.format(seconds=seconds),
+        "lengths": _LENGTHS.format(seconds=seconds, starts=_STARTS[spread is not None].format(seconds=seconds)),
         "intervals": ASSUMPTION,
         "clips": clips,
         "categories": _groups(outcome, categories, "category", config.hz, horizon, seed),

@@ -78,6 +78,7 @@ def tracking_stage(folder: Path, flags: EvaluateStackFlags) -> dict[str, Value]:
         seconds=seconds,
         threads=flags.threads,
         starts=motions.starts,
+        spread=flags.spread,
         repeats=flags.repeats,
         noise=flags.noise,
         seed=flags.seed,
@@ -120,7 +121,7 @@ def _plans(
     folder: Path, bundle: Path | None, config: LowLevelConfig, seconds: float, flags: EvaluateStackFlags
 ) -> _Motions:
     """Let the high-level policy make up motions that training has not seen; each is followed from its beginning."""
-    for name in ("clips", "data", "data_root"):
+    for name in ("clips", "data", "data_root", "spread"):
         if getattr(flags, name):
             flag = f"--{name.replace('_', '-')}"
             raise UserError(f"--plans takes the place of {flag}: give one of them")

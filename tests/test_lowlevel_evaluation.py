@@ -174,10 +174,21 @@ def test_the_quick_score_is_the_complete_one_on_its_starts():
     quick = quick_score(Still(), library, None, robot=ROBOT, config=config, episodes=6, seconds=0.4, noise=False)
     starts = spread_starts(library, 6, 20, 25)
     complete = measured(library, starts=starts.tolist(), seconds=0.4)
+    spread = measured(library, spread=6, seconds=0.4)
     for key, value in quick.items():
-        assert complete[key] == pytest.approx(value), key
+        assert complete[key] == pytest.approx(value) and spread[key] == complete[key], key
+    assert spread["clips"] == complete["clips"] and spread["lengths"] != complete["lengths"]
     again = [quick_score(Still(), library, None, robot=ROBOT, config=config, episodes=6, seconds=0.3) for _ in range(2)]
     assert again[0] == again[1]
+
+
+def test_repeats_of_spread_starts_begin_at_the_same_frames():
+    """Three starts over the first half second of 1.2 s, asked for 1 s: 1, 0.96 and 0.72 s can be had."""
+    library = library_of(moving(frames=61))
+    report = measured(library, spread=3, repeats=4, seconds=1.0, noise=True)
+    assert report["episodes"] == 12 and report["mean_possible_s"] == pytest.approx((1.0 + 0.96 + 0.72) / 3)
+    assert report["full_length_share"] == pytest.approx(1 / 3)
+    assert measured(library, spread=3, repeats=4, seconds=1.0)["episodes"] == 3  # without noise they would be the same
 
 
 def test_wilson_against_its_closed_form():
@@ -264,6 +275,8 @@ def replace_all(report, key, value):
     [
         (["--repeats", "0"], "--repeats must be at least 1"),
         (["--starts", "0"], "--starts must be at least 1"),
+        (["--spread", "0"], "--spread must be at least 1"),
+        (["--spread", "8", "--stage", "data"], "--spread is for --stage tracking, not data"),
         (["--seconds", "0"], "--seconds must be at least 0.1"),
         (["--seconds", "nan"], "--seconds must be"),
         (["--out", "x", "--stage", "data"], "--out is for --stage tracking"),

@@ -67,6 +67,7 @@ def test_other_seeds_are_other_plans(tiny_bundle, capsys):
         (["--stage", "data", "--plans", "3"], "--plans is for --stage tracking"),
         (["--stage", "tracking", "--plans", "-1"], "--plans"),
         (["--stage", "tracking", "--plans", "3", "--clips", "walk"], "--plans takes the place of --clips"),
+        (["--stage", "tracking", "--plans", "3", "--spread", "9"], "--plans takes the place of --spread"),
     ],
 )
 def test_plans_that_mean_nothing_are_refused(arguments, words, tiny_bundle, capsys):
