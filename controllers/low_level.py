@@ -115,10 +115,16 @@ def default_processes(flags: LowLevelFlags) -> int:
         meta = checkpoint.read_json(flags.resume / checkpoint.META_FILE)
         return int(str(meta.get("processes", 1)))
     on_cpu = flags.backend == "cpu" and flags.device == "cpu"
-    if flags.threads is not None or os.environ.get("OMP_NUM_THREADS") or not on_cpu:
+    if flags.threads is not None or not on_cpu:
         return 1
     worlds = resolve_config(flags).ppo.worlds
-    return max(n for n in range(1, available_cores() + 1) if worlds % n == 0 and (n == 1 or worlds >= 64 * n))
+    most = max(n for n in range(1, available_cores() + 1) if worlds % n == 0 and (n == 1 or worlds >= 64 * n))
+    if most > 1 and (threads := os.environ.get("OMP_NUM_THREADS")):
+        logger.warning(
+            "one process, since OMP_NUM_THREADS is %s; --processes %d takes all cores and is faster", threads, most
+        )
+        return 1
+    return most
 
 
 def _create(flags: LowLevelFlags, device: str, threads: int) -> dict[str, PlainValue]:
@@ -179,12 +185,12 @@ def _run(
             meta = {**meta, "seconds": imitate(config, model, folder, flags.checkpoint_s, interrupted)}
             imitation = time.perf_counter() - begin
         progress, meta = progress_plan(flags, config, meta)
-        callback = RunCallback(folder, meta, progress, lambda trained: score(trained.policy.network), interrupted)
+        callback = RunCallback(folder, meta, progress, lambda trained: score(trained.average.policy), interrupted)
         left = -(-(config.steps - done) // model.ranks)
         model.learn(left, callback=callback, reset_num_timesteps=False, log_interval=1 << 30)
     forget_imitation(folder)
     seconds = time.perf_counter() - begin
     metrics: dict[str, PlainValue] = dict(callback.metrics)
     if flags.evaluate and distributed.rank() == 0:
-        metrics = evaluated(folder, config, model.env.task, model.policy.network, metrics, together)
+        metrics = evaluated(folder, config, model.env.task, model.average.policy, metrics, together)
     return summary(folder, metrics, steps=model.steps, earlier=done, seconds=seconds, imitation=imitation)

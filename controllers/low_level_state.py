@@ -40,6 +40,7 @@ def training_state(model: TrackingPPO) -> dict[str, object]:
     }
     return {
         "policy": model.policy.network.state_dict(),
+        "average": model.average.state(),
         "optimizer": model.policy.optimizer.state_dict(),
         "actor_rate": model.actor_rate,
         "steps": model.steps,
@@ -63,6 +64,7 @@ def load_training_state(folder: Path, model: TrackingPPO) -> None:
             )
         own = state["ranks"][distributed.rank()]
         model.policy.network.load_state_dict(state["policy"])
+        model.average.restore(state["average"])
         model.policy.optimizer.load_state_dict(state["optimizer"])
         model.actor_rate = float(state["actor_rate"])
         model.num_timesteps = int(state["steps"]) // model.ranks
@@ -220,7 +222,7 @@ class RunCallback(BaseCallback):
         buffer = io.BytesIO()
         torch.save(state, buffer)
         write_bytes(self.folder / STATE_FILE, buffer.getvalue())
-        model.policy.network.save(self.folder)
+        model.average.policy.save(self.folder)
         spent = time.perf_counter() - self._begin
         progress = {
             "steps": model.steps,

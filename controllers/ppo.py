@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.distributions import Normal
 
 from motionlex.controllers.low_level_policy import LowLevelPolicy
+from motionlex.controllers.policy_average import PolicyAverage
 from motionlex.controllers.ppo_config import PPOConfig, adapted_rate
 from motionlex.envs.batched import BatchedTracking
 from motionlex.motion_vae import distributed
@@ -114,6 +115,7 @@ class TrackingPPO(PPO):
         self.actor_rate = config.actor_rate
         self.statistics: dict[str, float] = {}
         self.ranks = distributed.world_size()
+        self.average = PolicyAverage(network, config.average)
         super().__init__(
             TrackingActorCritic,
             env,
@@ -163,6 +165,7 @@ class TrackingPPO(PPO):
             self.policy.network.log_std.clamp_(max=float(np.log(std_bounds[1])))
         sampler.failure = distributed.synchronised_sum(torch.from_numpy(sampler.failure)).numpy() / self.ranks
         self.policy.network.update_normaliser(observations)
+        self.average.update()
         residual = buffer.returns - buffer.values
         self.statistics = {
             "kl_nats": float(totals[0]),

@@ -51,6 +51,9 @@ class PPOConfig:
     """Smallest standard deviation of an action."""
     initial_std: float = 0.5
     """Standard deviation of the actions at the start."""
+    average: float = 0.02
+    """Share of the updates so far over which the weights that are scored, saved and evaluated are averaged
+    (exponentially); 0 for those of the last update."""
     cooldown: float = 0.0
     """Share of the run, at its end, in which the KL target and the bounds of the standard deviation fall geometrically
     to the next two: large steps and much noise find a gait and wander, small ones keep it and what noise forbids is
@@ -77,7 +80,8 @@ class PPOConfig:
             raise UserError(
                 f"minimum_kl is {self.minimum_kl}, above target_kl = {self.target_kl}: give --set minimum_kl=... too"
             )
-        check_number("cooldown", self.cooldown, at_least=0, at_most=1)
+        for name in ("average", "cooldown"):
+            check_number(name, getattr(self, name), at_least=0, at_most=1)
         for end, start in (
             ("cooldown_kl", "minimum_kl"),
             ("cooldown_std", "minimum_std"),

@@ -17,6 +17,7 @@ from rsl_rl.storage import RolloutStorage
 from tensordict import TensorDict
 
 from motionlex.controllers.low_level_policy import LowLevelPolicy
+from motionlex.controllers.policy_average import PolicyAverage
 from motionlex.controllers.ppo_config import PPOConfig, Precision
 from motionlex.controllers.warp_models import WarpActor, WarpCritic, critic_view
 from motionlex.data.errors import UserError
@@ -71,6 +72,7 @@ class WarpTrainer:
         self._seed, self._random_state = seed, None
         network.to(self.device)
         self.policy = WarpActor(network)
+        self.average = PolicyAverage(network, config.average)
         observations = env.get_observations()
         device = str(self.device)
         storage = RolloutStorage("rl", env.num_envs, config.horizon, observations, [env.num_actions], device)
@@ -165,6 +167,7 @@ class WarpTrainer:
         left = (storage.returns - storage.values).var() / storage.returns.var().clamp_min(1e-12)
         network.log_std.clamp_(*map(math.log, std_bounds))
         network.update_normaliser(critic_view(storage.observations.flatten(0, 1)))
+        self.average.update()
         if self.ranks > 1:
             failure = self.env.sampler.failure
             failure.copy_(distributed.synchronised_sum(failure) / self.ranks)
@@ -191,6 +194,7 @@ class WarpTrainer:
         own = {"random": random, "env": {name: value.cpu() for name, value in self.env.snapshot().items()}}
         return {
             "policy": self.policy.network.state_dict(),
+            "average": self.average.state(),
             "optimizer": self.algorithm.optimizer.state_dict(),
             "actor_rate": self.algorithm.learning_rate,
             "updates": self.updates,
@@ -206,6 +210,7 @@ class WarpTrainer:
         """
         own = state["ranks"][distributed.rank()]
         self.policy.network.load_state_dict(state["policy"])
+        self.average.restore(state["average"])
         self.algorithm.optimizer.load_state_dict(state["optimizer"])
         self.algorithm.learning_rate = float(state["actor_rate"])
         self.updates = int(state["updates"])

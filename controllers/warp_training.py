@@ -181,15 +181,18 @@ def _run(
     """Train to ``config.steps``, or until Ctrl-C or SIGTERM; save, and at the end evaluate on the CPU and summarise."""
     begin, done = time.perf_counter(), trainer.steps
     progress, meta = progress_plan(flags, config, meta)
-    network = trainer.policy.network
     score = Scorer(task, config, threads)
+
+    def scored(trained: WarpTrainer) -> Mapping[str, float]:
+        return score(trained.average.policy)
+
     with postponed_interrupt(launched=trainer.ranks > 1) as interrupted:
-        callback = WarpCallback(folder, meta, progress, lambda _: score(network), trainer, interrupted)
+        callback = WarpCallback(folder, meta, progress, scored, trainer, interrupted)
         learn(trainer, callback, config.steps)
     seconds = time.perf_counter() - begin
     metrics: dict[str, PlainValue] = dict(callback.metrics)
     if flags.evaluate and distributed.rank() == 0:
-        metrics = evaluated(folder, config, task, network.cpu(), metrics, threads)
+        metrics = evaluated(folder, config, task, trainer.average.policy.cpu(), metrics, threads)
     return summary(folder, metrics, steps=trainer.steps, earlier=done, seconds=seconds)
 
 

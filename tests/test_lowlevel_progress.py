@@ -355,7 +355,7 @@ def test_precision_is_fixed_when_a_run_is_created(small, tmp_path):
     assert low_level_setup.load_low_level_config(tmp_path / "run").ppo.precision == native_precision("cpu")
 
 
-def test_a_plain_command_takes_a_process_per_core_while_each_has_robots_enough(monkeypatch):
+def test_a_plain_command_takes_a_process_per_core_while_each_has_robots_enough(monkeypatch, caplog):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(low_level, "available_cores", lambda: 16)
     assert default_processes(LowLevelFlags(worlds=256)) == 4
@@ -366,5 +366,8 @@ def test_a_plain_command_takes_a_process_per_core_while_each_has_robots_enough(m
     assert default_processes(LowLevelFlags(worlds=256, device="cuda")) == 1
     assert default_processes(LowLevelFlags(worlds=256, device="cuda:1", processes=2)) == 2
     assert default_processes(LowLevelFlags(worlds=256, backend="warp")) == 1
+    assert not caplog.records
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert default_processes(LowLevelFlags(worlds=32)) == 1 and not caplog.records
     assert default_processes(LowLevelFlags(worlds=256)) == 1
+    assert "OMP_NUM_THREADS is 1; --processes 4 takes all cores" in caplog.text
