@@ -143,6 +143,22 @@ def test_a_run_that_cools_down_ends_with_the_noise_that_was_asked_for(tmp_path, 
     assert wanted[0] == 0.06 and wanted[-1] == pytest.approx(0.003)  # the recipe's own target, then the cool-down's
 
 
+def test_a_run_saves_the_mean_of_its_weights(tmp_path, small):
+    training = pytest.importorskip("motionlex.controllers.warp_trainer", reason=MISSING)
+    seen, improve = [], training.WarpTrainer.improve
+
+    def watched(trainer, total):
+        improve(trainer, total)
+        seen.append(trainer.policy.network.actor[0].weight.detach().clone())
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training.WarpTrainer, "improve", watched)
+        train_low_level(flags(tmp_path / "run", set=("average=1",)))
+    assert len(seen) == 3 and not torch.equal(seen[0], seen[2])
+    saved = LowLevelPolicy.load(tmp_path / "run").actor[0].weight
+    np.testing.assert_allclose(saved.detach(), sum(seen) / 3, atol=1e-6)
+
+
 def test_resume_gives_the_same_bits_and_leaves_global_generators_alone(tmp_path, small):
     pytest.importorskip("motionlex.controllers.warp_training", reason=MISSING)
     before = torch.get_rng_state()
