@@ -66,14 +66,7 @@ def train_low_level(flags: LowLevelFlags) -> dict[str, PlainValue]:
         KeyboardInterrupt: After Ctrl-C or SIGTERM to any process; the training is saved then.
         UserError: On any mistake of the user.
     """
-    for name in ("steps", "worlds", "threads", "processes", "hz", "distill_steps", "checkpoint_s", "code_draws"):
-        check_number(f"--{name.replace('_', '-')}", getattr(flags, name), above=0)
-    for name in ("push", "evaluate_every"):
-        check_number(f"--{name.replace('_', '-')}", getattr(flags, name), at_least=0)
-    check_number("--target-success", flags.target_success, above=0, at_most=1)
-    check_number("--generated-minutes", flags.generated_minutes, above=0)
-    check_number("--generated-share", flags.generated_share, above=0, at_most=0.99)
-    check_seed(flags.seed)
+    _check_flags(flags)
     device = resolve_device(flags.device)
     ranks = distributed.launched_ranks()
     here = int(os.environ.get("LOCAL_WORLD_SIZE", ranks))  # those of this machine
@@ -115,16 +108,41 @@ def default_processes(flags: LowLevelFlags) -> int:
         meta = checkpoint.read_json(flags.resume / checkpoint.META_FILE)
         return int(str(meta.get("processes", 1)))
     on_cpu = flags.backend == "cpu" and flags.device == "cpu"
-    if flags.threads is not None or not on_cpu:
+    if flags.threads is not None or os.environ.get("OMP_NUM_THREADS") or not on_cpu:
         return 1
-    worlds = resolve_config(flags).ppo.worlds
-    most = max(n for n in range(1, available_cores() + 1) if worlds % n == 0 and (n == 1 or worlds >= 64 * n))
-    if most > 1 and (threads := os.environ.get("OMP_NUM_THREADS")):
+    _check_flags(flags)
+    return _processes_for(resolve_config(flags).ppo.worlds)
+
+
+def _processes_for(worlds: int) -> int:
+    """Return how many processes may share the robots: one per core, each with at least 64 of them."""
+    return max(n for n in range(1, available_cores() + 1) if worlds % n == 0 and (n == 1 or worlds >= 64 * n))
+
+
+def _check_flags(flags: LowLevelFlags) -> None:
+    """Refuse numbers out of their ranges.
+
+    Raises:
+        UserError: Naming the flag.
+    """
+    for name in ("steps", "worlds", "threads", "processes", "hz", "distill_steps", "checkpoint_s", "code_draws"):
+        check_number(f"--{name.replace('_', '-')}", getattr(flags, name), above=0)
+    for name in ("push", "evaluate_every"):
+        check_number(f"--{name.replace('_', '-')}", getattr(flags, name), at_least=0)
+    check_number("--target-success", flags.target_success, above=0, at_most=1)
+    check_number("--generated-minutes", flags.generated_minutes, above=0)
+    check_number("--generated-share", flags.generated_share, above=0, at_most=0.99)
+    check_seed(flags.seed)
+
+
+def _tell_of_cores(flags: LowLevelFlags, worlds: int, device: str) -> None:
+    """Say so where nothing but OMP_NUM_THREADS keeps a training to one process."""
+    threads = os.environ.get("OMP_NUM_THREADS")
+    chosen = flags.processes or flags.threads or distributed.launched_ranks() > 1 or device != "cpu"
+    if threads and not chosen and (most := _processes_for(worlds)) > 1:
         logger.warning(
             "one process, since OMP_NUM_THREADS is %s; --processes %d takes all cores and is faster", threads, most
         )
-        return 1
-    return most
 
 
 def _create(flags: LowLevelFlags, device: str, threads: int) -> dict[str, PlainValue]:
@@ -140,6 +158,7 @@ def _create(flags: LowLevelFlags, device: str, threads: int) -> dict[str, PlainV
     policy = build_policy(config, task, codebook)
     model = _trainer(config, task, policy, device, threads)
     facts = {"library_frames": library.frames, **input_digests(config, digest, generated)}
+    _tell_of_cores(flags, config.ppo.worlds, device)
     return _run(flags, config, model, folder, write_new(folder, config, policy, facts), threads)
 
 

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 from dataclasses import fields, replace
 
 import numpy as np
@@ -355,7 +356,7 @@ def test_precision_is_fixed_when_a_run_is_created(small, tmp_path):
     assert low_level_setup.load_low_level_config(tmp_path / "run").ppo.precision == native_precision("cpu")
 
 
-def test_a_plain_command_takes_a_process_per_core_while_each_has_robots_enough(monkeypatch, caplog):
+def test_a_plain_command_takes_a_process_per_core_while_each_has_robots_enough(monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(low_level, "available_cores", lambda: 16)
     assert default_processes(LowLevelFlags(worlds=256)) == 4
@@ -366,8 +367,31 @@ def test_a_plain_command_takes_a_process_per_core_while_each_has_robots_enough(m
     assert default_processes(LowLevelFlags(worlds=256, device="cuda")) == 1
     assert default_processes(LowLevelFlags(worlds=256, device="cuda:1", processes=2)) == 2
     assert default_processes(LowLevelFlags(worlds=256, backend="warp")) == 1
-    assert not caplog.records
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    assert default_processes(LowLevelFlags(worlds=32)) == 1 and not caplog.records
     assert default_processes(LowLevelFlags(worlds=256)) == 1
-    assert "OMP_NUM_THREADS is 1; --processes 4 takes all cores" in caplog.text
+
+
+@pytest.mark.parametrize("hz", [math.inf, math.nan, 0.0])
+def test_numbers_are_checked_before_processes_are_counted(monkeypatch, hz):
+    """With OMP_NUM_THREADS, which tests set, one process needs no counting."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    with pytest.raises(UserError, match="--hz must be positive"):
+        default_processes(LowLevelFlags(hz=hz))
+
+
+def test_a_training_says_what_keeps_it_to_one_process(small, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(low_level, "available_cores", lambda: 16)
+    said = "one process, since OMP_NUM_THREADS is 1; --processes 2 takes all cores"
+
+    def train(name, **changes):
+        caplog.clear()
+        options = {"out": tmp_path / name, "worlds": 128, "steps": 128, "set": SIZES, "evaluate": False, **changes}
+        train_low_level(LowLevelFlags(**options))
+        return caplog.text
+
+    assert said in train("plain")
+    assert said not in train("chosen", processes=1)
+    assert said not in train("threads", threads=1)
+    assert said not in train("few", worlds=64)
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    assert "one process" not in train("unset")
