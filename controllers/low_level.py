@@ -158,8 +158,9 @@ def _create(flags: LowLevelFlags, device: str, threads: int) -> dict[str, PlainV
     policy = build_policy(config, task, codebook)
     model = _trainer(config, task, policy, device, threads)
     facts = {"library_frames": library.frames, **input_digests(config, digest, generated)}
+    meta = write_new(folder, config, policy, facts)
     _tell_of_cores(flags, config.ppo.worlds, device)
-    return _run(flags, config, model, folder, write_new(folder, config, policy, facts), threads)
+    return _run(flags, config, model, folder, meta, threads)
 
 
 def _resume(flags: LowLevelFlags, folder: Path, device: str, threads: int) -> dict[str, PlainValue]:
