@@ -73,8 +73,13 @@ class TrackingActorCritic(ActorCriticPolicy):
         return actions, self.network.value(obs)[:, None], distribution.log_prob(actions).sum(1)
 
     def evaluate_actions(self, obs: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return values (batch, 1), log probabilities and entropies of given actions."""
-        distribution = self._normal(obs)
+        """Return values (batch, 1), log probabilities and entropies of given actions.
+
+        The actor works in float32 also under autocast: the old log probabilities are of float32 means, and rounding a
+        mean by d looks like a divergence of d^2 / (2 std^2).
+        """
+        with torch.autocast(obs.device.type, enabled=False):
+            distribution = self._normal(obs)
         return self.network.value(obs)[:, None], distribution.log_prob(actions).sum(1), distribution.entropy().sum(1)
 
     def predict_values(self, obs: Tensor) -> Tensor:
@@ -143,6 +148,8 @@ class TrackingPPO(PPO):
         """Update the policy on the collected steps, then fold them into the normaliser."""
         buffer, recipe, sampler = self.rollout_buffer, self.recipe, self.env.sampler
         cooled = recipe.cooled(self._current_progress_remaining)
+        # Before anything is decided by it: ranks that decide differently hold different policies from then on.
+        sampler.failure = distributed.synchronised_sum(torch.from_numpy(sampler.failure)).numpy() / self.ranks
         target_kl = recipe.kl_target(sampler.failing_share(self.env.task.config.episode_s), cooled)
         std_bounds = recipe.std_bounds(cooled)
         self.policy.set_training_mode(True)
@@ -163,7 +170,6 @@ class TrackingPPO(PPO):
             self.actor_rate = adapted_rate(self.actor_rate, totals[0], target_kl, recipe.actor_rates(cooled))
         with torch.no_grad():  # after the KL was measured, which it is no part of
             self.policy.network.log_std.clamp_(max=float(np.log(std_bounds[1])))
-        sampler.failure = distributed.synchronised_sum(torch.from_numpy(sampler.failure)).numpy() / self.ranks
         self.policy.network.update_normaliser(observations)
         self.average.update()
         residual = buffer.returns - buffer.values
