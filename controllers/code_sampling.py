@@ -13,6 +13,9 @@ from torch import Tensor
 from motionlex.controllers.conditions import Conditions
 from motionlex.data.errors import UserError
 
+COLDEST = 1e-6
+"""Temperatures below this one are 0: the most likely code alone."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingConfig:
@@ -89,7 +92,7 @@ def reshape_logits(
     Returns:
         Logits of the distribution to draw from; minus infinity where a code is excluded.
     """
-    if sampling.temperature == 0:
+    if sampling.temperature < COLDEST:
         best = logits.argmax(dim=-1, keepdim=True)
         return torch.full_like(logits, -torch.inf).scatter(-1, best, 0.0)
     logits = logits / sampling.temperature

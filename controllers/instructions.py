@@ -14,6 +14,8 @@ from motionlex.data.errors import UserError, check_number
 
 SHOWN = 60
 """Characters of a text that answers repeat."""
+SLOWEST = 0.05
+"""Smallest factor of real time above 0: what is asked is done between two control steps, 0.4 s apart at this factor."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +46,8 @@ class Verb:
     """Largest size of a number."""
     lowest: float = -math.inf
     """Smallest number."""
+    least: float = 0.0
+    """Smallest number above 0."""
     path: bool = False
     """Whether it takes the name of a file or folder."""
 
@@ -68,7 +72,7 @@ VERBS: Mapping[str, Verb] = MappingProxyType(
         ),
         "speed": Verb(
             usage="X", does="let viewers run at X times real time; 0 is as fast as possible",
-            names=("X",), limit=100.0, lowest=0.0,
+            names=("X",), limit=100.0, lowest=0.0, least=SLOWEST,
         ),
         "pause": Verb(usage="", does="let time stand still in viewers, or go on"),
         "seed": Verb(
@@ -124,7 +128,8 @@ def _read_verb(name: str, verb: Verb, rest: str) -> Instruction:
     if len(numbers) != len(verb.names) or len(words) != len(verb.names):
         raise UserError(f":{name}: {wanted}, got {shown(rest)}")
     for part, number in zip(verb.names, numbers, strict=True):
-        check_number(f":{name}: {part}", number, at_least=max(verb.lowest, -verb.limit), at_most=verb.limit)
+        lowest = verb.least if number > 0.0 else max(verb.lowest, -verb.limit)
+        check_number(f":{name}: {part}", number, at_least=lowest, at_most=verb.limit)
     if name == "seed" and numbers[0] % 1:
         raise UserError(f":seed: wanted a whole number, got {words[0]}")
     return Instruction(verb=name, numbers=numbers, seconds=numbers[0] if name == "wait" else 0.0)

@@ -25,7 +25,7 @@ NewSession = Callable[[Callable[[str], None]], Session]
 
 
 def run_script(console: Console, instructions: Sequence[Instruction]) -> None:
-    """Obey instructions one after the other and finish the session's files, also after Ctrl-C.
+    """Obey instructions one after the other and finish the session's files, also after Ctrl-C or SIGTERM.
 
     Closing MuJoCo's window ends them.
 
@@ -34,13 +34,14 @@ def run_script(console: Console, instructions: Sequence[Instruction]) -> None:
     """
     session = console.session
     try:
-        for instruction in instructions:
-            answer = console.obey(instruction)
-            if session.display.abandoned:
-                logger.info("the window was closed after %.2f s of simulation", session.time)
-            if answer.leave or session.display.abandoned:
-                return
-            session.announce(answer.text)
+        with _terminated_like_interrupted():
+            for instruction in instructions:
+                answer = console.obey(instruction)
+                if session.display.abandoned:
+                    logger.info("the window was closed after %.2f s of simulation", session.time)
+                if answer.leave or session.display.abandoned:
+                    return
+                session.announce(answer.text)
     except KeyboardInterrupt:
         raise UserError(f"stopped by the user after {session.time:.2f} s of simulation") from None
     finally:
@@ -61,7 +62,7 @@ def ask(seconds: float | None, seed: int, new_session: NewSession) -> Session:
     session = new_session(print)
     console = Console(session, seconds=seconds, seed=seed)
     try:
-        with _prompt(lambda: console.sentences) as prompt:
+        with _terminated_like_interrupted(), _prompt(lambda: console.sentences) as prompt:
             while (line := prompt.ask()) is not None:
                 answer = console.handle(line)
                 if answer.text:
@@ -133,7 +134,7 @@ def _prompt(sentences: Callable[[], Sequence[str]]) -> Iterator[Prompt]:
 
 @contextmanager
 def _terminated_like_interrupted() -> Iterator[None]:
-    """Let SIGTERM end the simulation as Ctrl-C does, so that files are finished."""
+    """Let SIGTERM, and SIGHUP of a lost terminal, end the simulation as Ctrl-C does: files are finished."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -141,8 +142,10 @@ def _terminated_like_interrupted() -> Iterator[None]:
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {number: signal.signal(number, interrupt) for number in numbers}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -16,7 +16,7 @@ from motionlex.controllers.distillation import check_teacher
 from motionlex.controllers.generated_library import load_generated
 from motionlex.controllers.low_level_config import LowLevelConfig, resolve_config
 from motionlex.controllers.low_level_flags import LowLevelFlags
-from motionlex.controllers.low_level_imitation import forget_imitation, imitate
+from motionlex.controllers.low_level_imitation import IMITATION_FILE, forget_imitation, imitate
 from motionlex.controllers.low_level_policy import LowLevelPolicy
 from motionlex.controllers.low_level_resume import check_inputs, progress_plan, resumed
 from motionlex.controllers.low_level_run import (
@@ -70,7 +70,7 @@ def train_low_level(flags: LowLevelFlags) -> dict[str, PlainValue]:
     device = resolve_device(flags.device)
     ranks = distributed.launched_ranks()
     here = int(os.environ.get("LOCAL_WORLD_SIZE", ranks))  # those of this machine
-    threads = flags.threads or int(os.environ.get("OMP_NUM_THREADS") or 0) or max(1, available_cores() // here)
+    threads = flags.threads or _asked_threads() or max(1, available_cores() // here)
     torch.set_num_threads(threads)
     if here > 1 and distributed.launched_rank() == 0:
         check_crowding(here, threads)
@@ -101,17 +101,25 @@ def default_processes(flags: LowLevelFlags) -> int:
 
     Two processes of one thread take 1.4 times the steps of one process with two threads.
     """
+    _check_flags(flags)
     if flags.processes is not None:
+        if flags.resume is None:
+            worlds_per_rank(resolve_config(flags), flags.processes)  # before a thousand processes find that out
         return flags.processes
     if flags.resume is not None:
         load_low_level_config(flags.resume)  # says in words what is wrong with the folder
         meta = checkpoint.read_json(flags.resume / checkpoint.META_FILE)
         return int(str(meta.get("processes", 1)))
     on_cpu = flags.backend == "cpu" and flags.device == "cpu"
-    if flags.threads is not None or os.environ.get("OMP_NUM_THREADS") or not on_cpu:
+    if flags.threads is not None or _asked_threads() or not on_cpu:
         return 1
-    _check_flags(flags)
     return _processes_for(resolve_config(flags).ppo.worlds)
+
+
+def _asked_threads() -> int:
+    """Return how many threads OMP_NUM_THREADS asks for: the first number of its list, 0 where it says none."""
+    first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    return int(first) if first.isdecimal() else 0
 
 
 def _processes_for(worlds: int) -> int:
@@ -130,6 +138,8 @@ def _check_flags(flags: LowLevelFlags) -> None:
     for name in ("push", "evaluate_every"):
         check_number(f"--{name.replace('_', '-')}", getattr(flags, name), at_least=0)
     check_number("--target-success", flags.target_success, above=0, at_most=1)
+    if flags.target_success is not None and flags.evaluate_every == 0:
+        raise UserError("--target-success is found by scoring: give --evaluate-every above 0, or leave it out")
     check_number("--generated-minutes", flags.generated_minutes, above=0)
     check_number("--generated-share", flags.generated_share, above=0, at_most=0.99)
     check_seed(flags.seed)
@@ -137,11 +147,11 @@ def _check_flags(flags: LowLevelFlags) -> None:
 
 def _tell_of_cores(flags: LowLevelFlags, worlds: int, device: str) -> None:
     """Say so where nothing but OMP_NUM_THREADS keeps a training to one process."""
-    threads = os.environ.get("OMP_NUM_THREADS")
+    threads = _asked_threads()
     chosen = flags.processes or flags.threads or distributed.launched_ranks() > 1 or device != "cpu"
     if threads and not chosen and (most := _processes_for(worlds)) > 1:
         logger.warning(
-            "one process, since OMP_NUM_THREADS is %s; --processes %d takes all cores and is faster", threads, most
+            "one process, since OMP_NUM_THREADS is %d; --processes %d takes all cores and is faster", threads, most
         )
 
 
@@ -169,9 +179,11 @@ def _resume(flags: LowLevelFlags, folder: Path, device: str, threads: int) -> di
     generated = load_generated(config)
     check_inputs(folder, meta, input_digests(config, digest, generated))
     task, codebook = build_task(config, library, device, draws=config.code_draws, generated=generated)
-    policy = build_policy(replace(config, init=None), task, codebook)
+    trained = (folder / checkpoint.STATE_FILE).is_file() or config.teacher is None
+    begun = trained or (folder / IMITATION_FILE).is_file()  # whose weights take the place of those of --init
+    policy = build_policy(replace(config, init=None) if begun else config, task, codebook)
     model = _trainer(config, task, policy, device, threads)
-    if (folder / checkpoint.STATE_FILE).is_file() or config.teacher is None:
+    if trained:
         load_training_state(folder, model)
     write_resumed(folder, config, model.steps)
     return _run(flags, config, model, folder, meta, threads)

@@ -40,6 +40,8 @@ _OWN_FLAGS = {
     "task.randomisation.push_speed": "--push",
 }
 """Settings that are flags, hence nothing for --set."""
+RSL_RATES = (1e-5, 1e-2)
+"""Smallest and largest learning rate that rsl_rl adapts to; not ours to change."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +132,7 @@ def on_many_worlds(config: LowLevelConfig) -> LowLevelConfig:
         actor_rate=1e-3,
         target_kl=0.01,
         minimum_kl=0.01,
-        rate_bounds=(1e-5, 1e-2),
+        rate_bounds=RSL_RATES,
     )
     return replace(config, backend="warp", ppo=ppo, steps=max(config.steps, 100_000_000))
 
@@ -205,6 +207,10 @@ def _check_heard(config: LowLevelConfig, settings: Sequence[str]) -> None:
                 "means nothing with --backend warp, whose KL divergence does not shrink with the failures: set "
                 f"target_kl, now {config.ppo.target_kl:g}, or give both the same value"
             )
+        elif config.backend == "warp" and path == "ppo.rate_bounds":
+            least, largest = RSL_RATES
+            if not least <= config.ppo.rate_bounds[0] <= config.ppo.rate_bounds[1] <= largest:
+                reason = f"with --backend warp rsl_rl keeps the rate within {least:g} and {largest:g}"
         if reason is not None:
             raise UserError(f"--set {setting}: {reason}")
 

@@ -107,9 +107,9 @@ def _restore(work: Distillation, folder: Path, said: Mapping[str, object]) -> No
             f"from its policy: --init {folder}"
         )
     try:
-        work.restore(torch.load(path, map_location="cpu", weights_only=True))
-    except (KeyError, RuntimeError, EOFError, ValueError) as error:
-        raise UserError(f"{path} is damaged or does not fit this run: {error}") from error
+        work.restore(checkpoint.read_tensors(path))
+    except (KeyError, RuntimeError, ValueError) as error:
+        raise UserError(f"{path} does not fit this run: {error}") from error
 
 
 def _state_file(folder: Path, steps: int) -> Path:

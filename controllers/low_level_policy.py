@@ -190,7 +190,11 @@ class LowLevelPolicy(nn.Module):
         return codes, self.normaliser(numbers)
 
     def mean(self, observation: Float[Tensor, "batch feature"]) -> Float[Tensor, "batch action"]:
-        """Return the mean action, not yet clipped; float32 also under autocast."""
+        """Return the mean action, not yet clipped, as float32.
+
+        PPO computes it without autocast: rounding the mean by d between acting and the update looks like a divergence
+        of d^2 / (2 std^2), in bf16 0.008 nat at a deviation of 0.12.
+        """
         codes, numbers = self._split(observation)
         seen = numbers[:, : self.shape.observation - self.shape.tokens]
         return self.actor(seen if self.codes is None else torch.cat((self.codes(codes), seen), dim=1)).float()

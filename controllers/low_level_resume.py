@@ -117,7 +117,7 @@ def progress_plan(
     """
     every = meta.get("evaluate_every") if flags.evaluate_every is None else flags.evaluate_every
     target = meta.get("target_success") if flags.target_success is None else flags.target_success
-    if every is None and target is not None:
+    if flags.evaluate_every is None and not every and target is not None:
         every = SCORE_EVERY
     elif every is None and flags.resume is None:
         every = max(PLAIN_SCORE_EVERY, config.steps // PLAIN_SCORES)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -26,9 +26,24 @@ def new_folder(flags: LowLevelFlags, config: LowLevelConfig) -> Path:
     backend = "" if config.backend == "cpu" else f"_{config.backend}"
     name = f"lowlevel_{config.data}_{config.task.goal}_{config.preset}{backend}_{config.seed}"
     folder = flags.out or Path("runs") / name
-    if distributed.rank() == 0:  # the others may come when it exists already
-        checkpoint.check_new(folder)
+    on_first(lambda: checkpoint.check_new(folder))  # the others may come when it exists already
     return folder
+
+
+def on_first(work: Callable[[], None]) -> None:
+    """Do something on the first rank only; a mistake found by it ends all ranks with the same words.
+
+    Raises:
+        UserError: What the work raised, on every rank: who goes on alone waits for the others, and dies of it.
+    """
+    mistake = None
+    if distributed.rank() == 0:
+        try:
+            work()
+        except UserError as error:
+            mistake = str(error)
+    if (mistake := distributed.gather(mistake)[0]) is not None:
+        raise UserError(mistake)
 
 
 def write_new(
@@ -46,12 +61,15 @@ def write_new(
         What meta.json is to say as long as the run lasts.
     """
     meta = {**checkpoint.provenance(), "seed": config.seed, **facts}
-    if distributed.rank() == 0:
+
+    def write() -> None:
         with checkpoint.NewRunFolder(folder) as partial:
             write_json(partial / checkpoint.CONFIG_FILE, asdict(config))
             begun = {"steps": 0, "processes": distributed.world_size()}
             write_json(partial / checkpoint.META_FILE, {**meta, **begun})
             policy.save(partial)
+
+    on_first(write)
     return meta
 
 
@@ -67,13 +85,17 @@ def write_resumed(folder: Path, config: LowLevelConfig, steps: int) -> None:
         write_json(folder / checkpoint.CONFIG_FILE, asdict(config))
 
 
-def worlds_per_rank(config: LowLevelConfig) -> int:
+def worlds_per_rank(config: LowLevelConfig, ranks: int | None = None) -> int:
     """Return how many robots each process simulates.
+
+    Args:
+        config: The run.
+        ranks: Processes; None means those that there are.
 
     Raises:
         UserError: If they cannot be shared evenly.
     """
-    ranks = distributed.world_size()
+    ranks = ranks or distributed.world_size()
     if config.ppo.worlds % ranks:
         raise UserError(f"{config.ppo.worlds} robots cannot be shared by {ranks} processes: give another --worlds")
     return config.ppo.worlds // ranks

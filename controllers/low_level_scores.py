@@ -57,6 +57,7 @@ def evaluate_policy(task: TrackingTask, policy: LowLevelPolicy, config: LowLevel
         threads=threads,
         repeats=repeats,
         noise=repeats > 1,
+        seed=1,  # noise that no score on the way, by which a training may have been ended, has seen
     )
 
 

@@ -18,7 +18,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from motionlex.controllers.ppo import TrackingPPO
 from motionlex.data.errors import UserError
-from motionlex.data.storage import write_bytes, write_json
+from motionlex.data.storage import finite, write_bytes, write_json
 from motionlex.motion_vae import distributed
 from motionlex.motion_vae.checkpoint import META_FILE, STATE_FILE, load_state
 from motionlex.motion_vae.registry import PlainValue
@@ -233,7 +233,8 @@ class RunCallback(BaseCallback):
             "scores": list(self.scores),
             "next_score": self._next_score,
         }
-        write_json(self.folder / META_FILE, {**self.meta, **progress, "metrics": dict(self.metrics)})
+        # A score of which nothing survived has no errors, and a divergence may be infinite.
+        write_json(self.folder / META_FILE, finite({**self.meta, **progress, "metrics": dict(self.metrics)}))
 
     def _training_state(self) -> dict[str, object]:
         """Collect what a resume needs; every rank must call it."""

@@ -73,11 +73,7 @@ class TrackingActorCritic(ActorCriticPolicy):
         return actions, self.network.value(obs)[:, None], distribution.log_prob(actions).sum(1)
 
     def evaluate_actions(self, obs: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return values (batch, 1), log probabilities and entropies of given actions.
-
-        The actor works in float32 also under autocast: the old log probabilities are of float32 means, and rounding a
-        mean by d looks like a divergence of d^2 / (2 std^2).
-        """
+        """Return values (batch, 1), log probabilities and entropies of given actions, the actor's in float32 always."""
         with torch.autocast(obs.device.type, enabled=False):
             distribution = self._normal(obs)
         return self.network.value(obs)[:, None], distribution.log_prob(actions).sum(1), distribution.entropy().sum(1)

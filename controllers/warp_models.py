@@ -65,7 +65,8 @@ class WarpActor(_Part):
         stochastic_output: bool = False,
     ) -> Float[Tensor, "env action"]:
         """Return the mean action or, with ``stochastic_output``, a draw from torch's global generator."""
-        mean = self.network.mean(obs["policy"])
+        with torch.autocast(obs["policy"].device.type, enabled=False):
+            mean = self.network.mean(obs["policy"])
         if not stochastic_output:
             return mean
         self._mean, self._std = mean, self.log_std.exp().expand_as(mean)

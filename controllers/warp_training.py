@@ -121,7 +121,8 @@ def learn(trainer: WarpTrainer, callback: WarpCallback, total: int) -> None:
         callback._on_training_start()
         while trainer.steps < total and not callback.stopped:
             callback._on_rollout_start()
-            trainer.improve(total)
+            if not callback.stopped:  # what reached the target is kept
+                trainer.improve(total)
         callback._on_training_end()
 
 

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from motionlex.controllers.instructions import SLOWEST
 from motionlex.data.errors import UserError
 
 LONGEST_PROMPT = 300
@@ -174,7 +175,7 @@ class Requests:
     def speed(self, factor: float) -> None:
         """Queue a factor of real time; brought into its range, ignored if it is no number."""
         if math.isfinite(factor):
-            self._replace(Speed(factor=min(max(factor, 0.0), FASTEST)))
+            self._replace(Speed(factor=min(max(factor, SLOWEST), FASTEST) if factor > 0.0 else 0.0))
 
     def steer(self, velocity: tuple[float, float, float] | None) -> None:
         """Queue a velocity, or none; ignored if it is made of anything but numbers."""

@@ -60,7 +60,7 @@ class WebSession:
         """
         stack = self._stack
         if not self.viewer.due():
-            self.viewer.draw(Sketch(time=stack.time, planned_qpos=stack.planned_qpos))
+            self.viewer.draw(Sketch(time=stack.time, planned_qpos=stack.planned_qpos), whole=False)
             return
         plan = stack.plan
         sketch = Sketch(

@@ -47,13 +47,16 @@ def bounded_actions(actions: np.ndarray, shape: tuple[int, int], limit: float) -
 
 
 def check_frames(library: MotionLibrary, frames: Int[np.ndarray, " env"]) -> None:
-    """Refuse start frames that the motions do not have.
+    """Refuse start frames that the motions do not have, or after which nothing comes.
 
     Raises:
         UserError: Naming the first one.
     """
-    if bad := [int(frame) for frame in frames if not 0 <= frame < library.frames]:
+    frames = np.asarray(frames)
+    if bad := frames[(frames < 0) | (frames >= library.frames)].tolist():
         raise UserError(f"frame {bad[0]} is none of the motions', which have frames 0 to {library.frames - 1}")
+    if bad := frames[frames >= np.asarray(library.last_frame.tolist())[frames]].tolist():
+        raise UserError(f"frame {bad[0]} is the last of a motion: there is nothing to follow after it")
 
 
 def available_cores() -> int:

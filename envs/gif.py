@@ -6,7 +6,6 @@ import itertools
 import logging
 from pathlib import Path
 
-import mujoco
 import numpy as np
 from PIL import Image
 
@@ -49,7 +48,7 @@ class Gif:
         if self._count == self._last:
             logger.info("the GIF holds %.0f s and ends here", LONGEST_S)
         if self._count < self._last and self._count % self._every == 0:
-            mujoco.mj_kinematics(self._simulator.model, self._simulator.data)
+            self._simulator.place_bodies()
             picture = Image.fromarray(self._painter.paint(self._simulator.data))
             palette = self._pictures[0] if self._pictures else None
             self._pictures.append(picture.quantize(COLOURS, palette=palette, dither=Image.Dither.NONE))

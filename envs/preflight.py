@@ -16,6 +16,7 @@ from motionlex.data.inspection import check_valid_stretches, stretches
 from motionlex.data.procedural.dynamics import InverseDynamics
 from motionlex.data.robots import Robot
 from motionlex.envs.open_loop import roll_out_open_loop
+from motionlex.envs.randomisation import Randomisation
 from motionlex.envs.reference import MINIMUM_RUN, MotionLibrary
 from motionlex.envs.task import TrackingTask
 from motionlex.envs.task_config import TaskConfig
@@ -242,7 +243,8 @@ def _open_loop(
 ) -> tuple[Float[np.ndarray, " start"], Float[np.ndarray, " start"], np.ndarray]:
     """Return times of the starts [s], survival from each [s], and whether it ended in a termination."""
     library = MotionLibrary([clip], robot, clip.hz)
-    task = TrackingTask(robot, library, replace(config, goal="reference", control="pd", reward="deepmimic"))
+    plain = replace(config, goal="reference", control="pd", reward="deepmimic", randomisation=Randomisation())
+    task = TrackingTask(robot, library, plain)
     every = max(1, round(_START_EVERY_S * clip.hz))
     frames = np.concatenate(
         [np.arange(a, b - _LAST_START, every) for a, b in zip(library.run_starts, library.run_stops, strict=True)]

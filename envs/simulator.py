@@ -124,6 +124,10 @@ class Simulator:
         """Whether the state is still made of finite numbers."""
         return bool(np.isfinite(self.data.qpos).all() and np.isfinite(self.data.qvel).all())
 
+    def place_bodies(self) -> None:
+        """Move bodies and geoms to where the positions put them, for pictures: a step leaves them one behind."""
+        mujoco.mj_kinematics(self.model, self.data)
+
     def reset(self, qpos: Float[np.ndarray, " coordinate"], qvel: Float[np.ndarray, " velocity"]) -> None:
         """Put the robot into a state at time 0 and update what depends on it."""
         mujoco.mj_resetData(self.model, self.data)

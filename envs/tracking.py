@@ -113,6 +113,7 @@ class H1Track(gymnasium.Env):
 
         if self._renderer is None:
             self._renderer = make_painter(self.simulator.model)
+        self.simulator.place_bodies()
         return self._renderer.paint(self.simulator.data)
 
     def close(self) -> None:

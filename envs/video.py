@@ -73,7 +73,7 @@ class Video:
     def show(self) -> None:
         """Film the present state, if it is this frame's turn."""
         if self._count % self._every == 0:
-            mujoco.mj_kinematics(self._simulator.model, self._simulator.data)
+            self._simulator.place_bodies()
             picture = self._painter.paint(self._simulator.data)
             try:
                 self._writer.append_data(picture)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import sys
 from collections.abc import Callable
@@ -42,7 +43,11 @@ class NativeViewer:
         """
         if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
             raise UserError("--viewer native needs a display and none is set; use --viewer web or --video FILE")
-        self._window = mujoco.viewer.launch_passive(simulator.model, simulator.data, key_callback=on_key)
+        # The window writes into what it is given (its reset key, forces by the mouse, sliders), hence a copy.
+        self._simulator, self._model = simulator, copy.copy(simulator.model)
+        self._data = mujoco.MjData(self._model)
+        self._copy()
+        self._window = mujoco.viewer.launch_passive(self._model, self._data, key_callback=on_key)
 
     @property
     def closed(self) -> bool:
@@ -52,7 +57,16 @@ class NativeViewer:
     def show(self) -> None:
         """Draw the present state."""
         if not self.closed:
+            with self._window.lock():
+                self._copy()
             self._window.sync()
+
+    def _copy(self) -> None:
+        simulator, data = self._simulator, self._data
+        data.time, data.qpos[:], data.qvel[:], data.ctrl[:] = (
+            simulator.time, simulator.qpos, simulator.qvel, simulator.data.ctrl
+        )  # fmt: skip
+        mujoco.mj_forward(self._model, data)
 
     def close(self) -> None:
         """Close the window."""

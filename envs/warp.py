@@ -15,6 +15,7 @@ from rsl_rl.env import VecEnv
 from tensordict import TensorDict
 from torch import Tensor
 
+from motionlex.envs.checks import check_frames
 from motionlex.envs.episodes import Episodes
 from motionlex.envs.start_sampler import StartSampler
 from motionlex.envs.task import TrackingTask
@@ -107,6 +108,7 @@ class WarpTracking(VecEnv):
 
     def reset_to(self, frames: Int[Tensor, " env"]) -> TensorDict:
         """Start every robot exactly at the given library frames, without noise; robots may differ all the same."""
+        check_frames(self.task.library, frames.cpu().numpy())
         qpos, qvel = self.task.start(self.episodes, self._rows, frames)
         self.qpos.copy_(torch.as_tensor(qpos))
         self.qvel.copy_(torch.as_tensor(qvel))

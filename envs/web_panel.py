@@ -125,8 +125,12 @@ class Panel:
         self._speed = speed = gui.add_slider(
             "Speed", min=0.0, max=FASTEST, step=0.1, initial_value=1.0, hint="1 is real time, 0 stands still"
         )
-        # moved by show_controls, it is nobody's wish
-        speed.on_update(lambda event: None if event.client_id is None else listener.speed(float(speed.value)))
+
+        async def pace(event: viser.GuiEvent) -> None:  # async keeps the order: a thread might read a later value
+            if event.client_id is not None:  # moved by show_controls, it is nobody's wish
+                listener.speed(float(speed.value))
+
+        speed.on_update(pace)
         push = gui.add_button_group("Push", tuple(PUSHES))
         push.on_click(
             lambda event: _complain(

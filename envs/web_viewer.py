@@ -108,17 +108,19 @@ class WebViewer:
         now = time.perf_counter()
         return now - self._pictured >= PICTURE_S and now - self._paneled >= PANEL_S
 
-    def draw(self, sketch: Sketch) -> None:
+    def draw(self, sketch: Sketch, *, whole: bool = True) -> None:
         """Send the present state if a picture is due; returns at once.
 
         Args:
             sketch: What is planned and wanted.
+            whole: Whether the sketch has everything. Of one that was made when :meth:`due` said no, only what every
+                picture shows is sent, also if that has become due since: what is missing in it may be there.
         """
         simulator, now = self._simulator, time.perf_counter()
         self._history.add(sketch.time, simulator.qpos, simulator.qvel, simulator.torque)
         if now - self._pictured < PICTURE_S:
             return
-        slowly, self._pictured, qpos = self.due(), now, simulator.qpos
+        slowly, self._pictured, qpos = whole and self.due(), now, simulator.qpos
         with self._server.atomic():
             self._scene.look_at(qpos[:3])
             self._scene.robot.pose(qpos)

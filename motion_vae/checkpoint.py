@@ -8,6 +8,7 @@ import contextlib
 import io
 import json
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -222,12 +223,21 @@ def load_state(folder: Path) -> dict[str, object]:
     Raises:
         UserError: If it is missing or damaged.
     """
+    if not (folder / STATE_FILE).is_file():
+        raise UserError(f"{folder} cannot be resumed: it has no {STATE_FILE}")
+    return read_tensors(folder / STATE_FILE)
+
+
+def read_tensors(path: Path) -> dict[str, object]:
+    """Read what ``torch.save`` wrote; nothing in it is executed.
+
+    Raises:
+        UserError: If the file cannot be read or is damaged.
+    """
     try:
-        return torch.load(folder / STATE_FILE, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise UserError(f"{folder} cannot be resumed: it has no {STATE_FILE}") from None
-    except (RuntimeError, EOFError, ValueError) as error:
-        raise UserError(f"{folder / STATE_FILE} is damaged: {error}") from error
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, OSError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        raise UserError(f"{path} is damaged: {error}") from error
 
 
 def save_weights(folder: Path, model: DiscreteAutoencoder, statistics: FeatureStatistics | None) -> None:

@@ -74,7 +74,8 @@ def train_on_cores(flags: LowLevelFlags) -> Result:
         rank, failure = error.get_first_failure()
         if failure.exitcode == INTERRUPTED:
             raise KeyboardInterrupt from error
-        said = (str(failure.message).strip().splitlines() or [""])[-1]
+        message = failure.message["message"] if isinstance(failure.message, Mapping) else failure.message
+        said = (str(message).strip().splitlines() or [""])[-1]
         raise UserError(
             f"process {rank} of {processes} ended with exit code {failure.exitcode} ({said}); the others were stopped. "
             "The run continues from its last checkpoint with --resume"

@@ -19,11 +19,14 @@ from motionlex.motion_vae import distributed
 SHAPE = PolicyShape(observation=151, critic_observation=151, actions=19, action_limit=4.0, hidden=(16, 16))
 
 
-def train(seed, updates=3):
-    """Train on four robots per rank; return everything that ranks must or must not share."""
+def train(seed, updates=3, failure=None):
+    """Train on four robots per rank; return everything that ranks must or must not share.
+
+    Where ``failure`` is given this rank's starts fail that often, whatever its robots do.
+    """
     ranks = distributed.world_size()
     task = benchmark_task(50.0)
-    config = PPOConfig(worlds=4 * ranks, horizon=8, minibatch=16 * ranks, epochs=2)
+    config = PPOConfig(worlds=4 * ranks, horizon=8, minibatch=16 * ranks, epochs=2, rate_bounds=(1e-6, 1e-2))
     env = BatchedTracking(task, worlds=4, threads=1, generator=np.random.default_rng(seed))
     torch.manual_seed(0)
     policy = LowLevelPolicy(SHAPE, task.config)
@@ -34,6 +37,8 @@ def train(seed, updates=3):
     def remember(*arguments, **options):
         going = collect(*arguments, **options)
         seen.append(torch.as_tensor(model.rollout_buffer.observations.copy()).flatten(0, 1))
+        if failure is not None:
+            env.sampler.failure = np.full_like(env.sampler.failure, failure)
         return going
 
     model.collect_rollouts = remember
@@ -54,7 +59,8 @@ if __name__ == "__main__":
     before = psutil.Process().num_threads()
     with distributed.process_group(torch.device("cpu")):
         rank = distributed.rank()
-        torch.save({"same": train(5), "own": train(5 + rank)}, folder / f"rank{rank}.pt")
+        apart = train(5 + rank, updates=12, failure=(0.01, 0.2)[rank])
+        torch.save({"same": train(5), "own": train(5 + rank), "apart": apart}, folder / f"rank{rank}.pt")
         # Simulations that blew up: two on the first rank, three on the second.
         model = SimpleNamespace(env=SimpleNamespace(diverged=2 + rank), device=torch.device("cpu"))
         callback = RunCallback(folder, {}, Progress(total=1), lambda _: {})

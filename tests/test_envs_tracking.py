@@ -186,6 +186,21 @@ def test_a_diverged_world_restarts_and_is_counted(task):
     env.close()
 
 
+def test_nobody_starts_where_nothing_comes_after(task):
+    """The frame after the last of a motion is the first of another one, or none."""
+    library, last = task.library, int(task.library.run_stops[0]) - 1
+    env = H1Track(task)
+    env.reset(options={"frame": last - 1})
+    assert env.step(np.zeros(19, dtype=np.float32))[3]  # the motion is over
+    for frame, said in ((last, "nothing to follow"), (library.frames, "none of the motions'"), (-1, "none of the")):
+        with pytest.raises(UserError, match=said):
+            env.reset(options={"frame": frame})
+        batch = BatchedTracking(task, worlds=2, threads=1, generator=np.random.default_rng(0))
+        with pytest.raises(UserError, match=said):
+            batch.reset_to(np.array([0, frame]))
+        batch.close()
+
+
 def test_frames_that_are_not_valid_are_never_used():
     qpos = np.tile(np.concatenate(([0, 0, 1, 1, 0, 0, 0], ROBOT.default_pose)), (200, 1))
     qpos[100:, 0] = 50.0  # a teleport, masked

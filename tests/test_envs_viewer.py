@@ -1,15 +1,19 @@
 """Videos show the robot, with and without OpenGL."""
 
+import contextlib
 from types import SimpleNamespace
 
 import imageio.v2 as imageio
+import mujoco
 import numpy as np
 import pytest
 
 from motionlex.data.errors import UserError
 from motionlex.data.robots import get_robot
 from motionlex.envs import painter, viewer
+from motionlex.envs.benchmark import benchmark_task
 from motionlex.envs.simulator import Simulator
+from motionlex.envs.tracking import H1Track
 
 ROBOT = get_robot("h1")
 
@@ -98,3 +102,53 @@ def test_native_viewer_without_a_display_is_a_users_error(monkeypatch):
     monkeypatch.setattr("sys.platform", "linux")
     with pytest.raises(UserError, match="--viewer web"):
         viewer.open_viewer("native", Simulator(ROBOT))
+
+
+def test_what_is_done_in_mujocos_window_stays_there(monkeypatch):
+    """Its reset key and the mouse write into the state that it was given: not into that of the simulation."""
+    window = SimpleNamespace(
+        is_running=lambda: True, lock=contextlib.nullcontext, sync=lambda: None, close=lambda: None
+    )
+    given = []
+    monkeypatch.setenv("DISPLAY", ":0")
+    monkeypatch.setattr("mujoco.viewer.launch_passive", lambda *shown, **options: given.extend(shown) or window)
+    simulator = Simulator(ROBOT)
+    qpos = np.concatenate(([1, 2, ROBOT.standing_height, 1, 0, 0, 0], ROBOT.default_pose))
+    simulator.reset(qpos, np.zeros(25))
+    screen = viewer.open_viewer("native", simulator)
+    model, data = given
+    np.testing.assert_array_equal(data.qpos, simulator.qpos)
+    simulator.step(ROBOT.default_pose)
+    screen.show()
+    np.testing.assert_array_equal(data.qpos, simulator.qpos)
+    np.testing.assert_array_equal(data.qvel, simulator.qvel)
+    truth = mujoco.MjData(simulator.model)
+    truth.qpos[:] = simulator.qpos
+    mujoco.mj_kinematics(simulator.model, truth)
+    np.testing.assert_allclose(data.geom_xpos, truth.geom_xpos, atol=1e-12)
+    before = simulator.qpos, simulator.qvel, simulator.time
+    mujoco.mj_resetData(model, data)
+    data.xfrc_applied[1, 2] = 1e4
+    model.opt.gravity[2] = 9.81
+    for mine, was in zip((simulator.qpos, simulator.qvel, simulator.time), before, strict=True):
+        np.testing.assert_array_equal(mine, was)
+    assert not simulator.data.xfrc_applied.any() and simulator.model.opt.gravity[2] == -9.81
+
+
+def test_a_picture_of_the_environment_shows_the_present(monkeypatch):
+    """A step leaves the bodies where they were one physics step before, and a state that blew up nowhere."""
+    env = H1Track(benchmark_task(50.0), render_mode="rgb_array")
+    painted = []
+    fake = SimpleNamespace(paint=lambda data: painted.append(data.geom_xpos.copy()), close=lambda: None)
+    monkeypatch.setattr("motionlex.envs.viewer.make_painter", lambda model: fake)
+    env.reset(seed=0)
+    for blown_up in (False, True):
+        if blown_up:
+            env.unwrapped.simulator.data.qvel[3] = np.nan
+        env.step(np.zeros(19, dtype=np.float32))
+        env.render()
+        truth = mujoco.MjData(env.unwrapped.simulator.model)
+        truth.qpos[:] = env.unwrapped.simulator.qpos
+        mujoco.mj_kinematics(env.unwrapped.simulator.model, truth)
+        np.testing.assert_allclose(painted[-1], truth.geom_xpos, atol=1e-12)
+    env.close()

@@ -90,6 +90,15 @@ def test_ranks_with_worlds_of_their_own_hold_one_policy(ranks):
     assert not torch.equal(first["weights"]["actor.0.weight"], ranks[0]["same"]["weights"]["actor.0.weight"])
 
 
+def test_ranks_whose_robots_fail_differently_hold_one_policy(ranks):
+    """The divergence that is aimed at depends on failures: on those of all ranks, or each has its own learning rate."""
+    first, second = (rank["apart"] for rank in ranks)
+    assert first["rate"] == second["rate"]
+    for name, value in first["weights"].items():
+        assert torch.equal(value, second["weights"][name]), name
+    assert torch.allclose(first["failure"], torch.tensor(0.105, dtype=torch.float64))
+
+
 def test_the_normaliser_knows_what_all_ranks_saw(ranks):
     seen = torch.cat([rank["own"]["observations"] for rank in ranks]).double()
     weights = ranks[0]["own"]["weights"]
@@ -148,6 +157,15 @@ def test_ranks_that_torchrun_started_from_outside_train_one_policy(motions, tmp_
     meta = json.loads((tmp_path / "run/meta.json").read_text())
     assert meta["steps"] == 128 and meta["processes"] == 2 and meta["diverged_worlds"] == 0
     assert len(CROWDED.findall(error)) == 1 and not CROWDED.findall(other)
+
+
+def test_a_folder_that_exists_is_said_by_every_rank(motions, tmp_path):
+    """One that goes on alone waits for the others, and its end would hide the mistake."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/notes.txt").write_text("mine")
+    data = ("--data", "loco_mujoco", "--data-root", str(motions), "--no-evaluate", *SIZES)
+    for process, _, error in as_two_ranks(command(*data, "--steps", "64", "--out", str(tmp_path / "run"))):
+        assert process.returncode == 2 and "exists" in error.splitlines()[-1] and "Traceback" not in error
 
 
 def test_threads_are_counted_where_they_run(monkeypatch, caplog):

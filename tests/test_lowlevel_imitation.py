@@ -4,6 +4,7 @@ import json
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from motionlex.controllers import low_level, low_level_imitation
 from motionlex.controllers.low_level import train_low_level
@@ -107,3 +108,28 @@ def test_seconds_per_step_are_those_of_ppo_alone(tmp_path, flags, monkeypatch):
     assert (result["steps"], result["seconds"], result["seconds_per_step"]) == (128, 1064.0, 0.5)
     more = train_low_level(LowLevelFlags(resume=tmp_path / "run", steps=192, **SHORT))
     assert (more["steps"], more["seconds"], more["seconds_per_step"]) == (192, 64.0, 1.0)
+
+
+def test_what_is_broken_off_before_its_first_checkpoint_begins_from_init_again(tmp_path, flags, monkeypatch):
+    """Nothing of the run is saved then but what it is to be."""
+    train_low_level(flags(tmp_path / "first"))
+    begun = []
+
+    def stop(config, model, *_):
+        begun.append({name: value.clone() for name, value in model.policy.network.state_dict().items()})
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(low_level, "imitate", stop)
+    for more in ({"init": tmp_path / "first"}, None):
+        with pytest.raises(KeyboardInterrupt):
+            again = LowLevelFlags(resume=tmp_path / "second", **SHORT)
+            train_low_level(again if more is None else flags(tmp_path / "second", **more))
+    assert all(torch.equal(value, begun[1][name]) for name, value in begun[0].items())
+
+
+@pytest.mark.parametrize("content", [b"<html>not found</html>", b"", b"PK\x03\x04 broken"])
+def test_a_state_that_is_something_else_is_damaged(tmp_path, flags, content):
+    train_low_level(flags(tmp_path / "run"))
+    (tmp_path / "run" / "training_state.pt").write_bytes(content)
+    with pytest.raises(UserError, match=r"training_state\.pt is damaged"):
+        train_low_level(LowLevelFlags(resume=tmp_path / "run", steps=192, **SHORT))

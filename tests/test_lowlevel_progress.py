@@ -4,11 +4,13 @@ import itertools
 import json
 import math
 from dataclasses import fields, replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 from motionlex.controllers import low_level, low_level_scores, low_level_setup
 from motionlex.controllers.low_level import default_processes, train_low_level
@@ -23,6 +25,7 @@ from motionlex.data.errors import UserError
 from motionlex.envs.batched import BatchedTracking
 from motionlex.envs.benchmark import benchmark_task
 from motionlex.envs.task_config import TaskConfig
+from motionlex.scripts import train_lowlevel
 
 
 @pytest.fixture
@@ -96,6 +99,64 @@ def test_resumed_runs_are_scored_as_they_were(tmp_path, had, every):
     plan, _ = progress_plan(LowLevelFlags(resume=tmp_path), config, had)
     assert plan.evaluate_every == every
     assert progress_plan(LowLevelFlags(resume=tmp_path, evaluate_every=9000), config, had)[0].evaluate_every == 9000
+
+
+def test_a_target_is_never_without_scores(tmp_path, small):
+    config, resumed = LowLevelConfig(steps=40_000_000), {"resume": tmp_path}
+    plan, _ = progress_plan(LowLevelFlags(**resumed, target_success=0.9), config, {"evaluate_every": 0})
+    assert plan.evaluate_every == 150_000
+    plan, _ = progress_plan(LowLevelFlags(**resumed, evaluate_every=0), config, {"target_success": 0.9})
+    assert plan.evaluate_every == 0  # who asks for none now gets none
+    with pytest.raises(UserError, match="--target-success is found by scoring"):
+        train_low_level(LowLevelFlags(out=tmp_path / "run", target_success=0.9, evaluate_every=0))
+
+
+def test_a_score_of_which_nothing_survived_is_saved(small, monkeypatch, tmp_path):
+    nothing = {"success_rate": 0.0, "keypoint_error_local_mm": math.nan}
+    monkeypatch.setattr(low_level, "Scorer", lambda *_: lambda _: nothing)
+    folder = tmp_path / "run"
+    more = {"evaluate_every": 64, "evaluate": False, "threads": 1}
+    train_low_level(LowLevelFlags(out=folder, worlds=4, steps=96, set=SIZES, **more))
+    assert json.loads((folder / "meta.json").read_text())["scores"][0]["evaluation/keypoint_error_local_mm"] is None
+    assert train_low_level(LowLevelFlags(resume=folder, steps=160, **more))["steps"] == 160
+
+
+@pytest.mark.parametrize(("value", "threads"), [("2,1", 2), (" 3 ", 3), ("0", 0), ("many", 0), ("", 0)])
+def test_the_first_number_of_omp_num_threads_counts(monkeypatch, value, threads):
+    monkeypatch.setenv("OMP_NUM_THREADS", value)
+    monkeypatch.setattr(low_level, "available_cores", lambda: 4)
+    assert low_level._asked_threads() == threads
+    assert default_processes(LowLevelFlags(worlds=256)) == (1 if threads else 4)
+
+
+@pytest.mark.parametrize(("processes", "said"), [(0, "--processes"), (-1, "--processes"), (1000, "cannot be shared")])
+def test_processes_that_cannot_be_are_refused_before_any_is_started(monkeypatch, capsys, processes, said):
+    monkeypatch.setattr("torch.distributed.launcher.api.elastic_launch", lambda *_: pytest.fail("started"))
+    assert train_lowlevel.main(["--env", "h1", "--processes", str(processes)]) == 2
+    assert said in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_process_that_crashed_is_quoted_in_its_own_words(monkeypatch, capsys, tmp_path):
+    told = {"message": "RuntimeError: no memory", "extraInfo": {"py_callstack": "Traceback (most recent call last)"}}
+    failure = SimpleNamespace(exitcode=1, message=told)
+
+    class Failed(ChildFailedError):
+        def __init__(self):
+            pass
+
+        def get_first_failure(self):
+            return 1, failure
+
+    def launch(*_):
+        def run(flags):
+            raise Failed
+
+        return run
+
+    monkeypatch.setattr("torch.distributed.launcher.api.elastic_launch", launch)
+    assert train_lowlevel.main(["--env", "h1", "--processes", "2", "--out", str(tmp_path / "run")]) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert "exit code 1 (RuntimeError: no memory)" in said and "Traceback" not in said
 
 
 def test_scores_on_the_way_leave_the_training_as_it_is(small, monkeypatch, tmp_path):
@@ -311,33 +372,41 @@ def test_presets_hold_the_numbers_that_are_written_down(tmp_path, preset, hz, co
     assert policy.shape.action_limit == limit  # a share of the motor's torque, or a number of residuals
 
 
-def updates(precision):
-    """One PPO update in one precision: change of the actor's weights and the statistics."""
+def updates(precision, **changes):
+    """One PPO update in one precision: the first gradients of actor and critic, and the statistics."""
     task = benchmark_task(50.0)
     env = BatchedTracking(task, worlds=16, threads=1, generator=np.random.default_rng(0))
     torch.manual_seed(0)
     shape = PolicyShape(observation=151, critic_observation=151, actions=19, action_limit=4.0, hidden=(64, 64))
     policy = LowLevelPolicy(shape, task.config)
-    config = PPOConfig(worlds=16, horizon=32, minibatch=512, epochs=1, precision=precision)
-    model = TrackingPPO(env, policy, config, torch.Generator().manual_seed(0), "cpu")
+    config = PPOConfig(worlds=16, horizon=32, minibatch=512, epochs=1, initial_std=0.02, precision=precision)
+    policy.log_std.data.fill_(math.log(0.02))
+    model = TrackingPPO(env, policy, config, torch.Generator().manual_seed(0), "cpu", **changes)
     gradients = []
     step = model.policy.optimizer.step
     model.policy.optimizer.step = lambda: (
-        gradients.append(torch.cat([p.grad.flatten() for group in model.policy.groups for p in group])),
+        gradients.extend(torch.cat([p.grad.flatten() for p in group]) for group in model.policy.groups),
         step(),
     )
     model.learn(512, log_interval=1 << 30)
     env.close()
     assert all(parameter.dtype == torch.float32 for parameter in policy.parameters())
-    return gradients[0], model.statistics
+    return *gradients, model.statistics
 
 
 def test_bf16_products_give_the_gradient_of_float32_up_to_rounding():
-    (exact, told), (rounded, told_too) = updates("float32"), updates("bf16")
+    (actor, exact, told), (same_actor, rounded, told_too) = updates("float32"), updates("bf16")
+    assert torch.equal(actor, same_actor) and actor.any()  # see the next test
     assert rounded.dtype == torch.float32 and not torch.equal(exact, rounded)
     # bf16 keeps 8 bits: errors of 2^-9 per product, averaged over 512 samples and 64 inputs.
     assert torch.nn.functional.cosine_similarity(exact, rounded, dim=0) > 0.999
     assert told_too["value_loss"] == pytest.approx(told["value_loss"], rel=0.02)
+
+
+def test_an_actor_that_rests_does_not_diverge_whatever_the_precision():
+    """Means in bf16 would differ from those that drew the actions: a divergence, and clipped steps, out of nothing."""
+    *_, told = updates("bf16", critic_first=1)
+    assert abs(told["kl_nats"]) < 1e-6 and told["clip_fraction"] == 0.0
 
 
 def test_precision_is_chosen_by_what_the_processor_multiplies(monkeypatch):
@@ -362,7 +431,7 @@ def test_a_plain_command_takes_a_process_per_core_while_each_has_robots_enough(m
     assert default_processes(LowLevelFlags(worlds=256)) == 4
     assert default_processes(LowLevelFlags(worlds=2048)) == 16
     assert default_processes(LowLevelFlags(worlds=32)) == 1
-    assert default_processes(LowLevelFlags(processes=3)) == 3
+    assert default_processes(LowLevelFlags(processes=8)) == 8
     assert default_processes(LowLevelFlags(threads=2)) == 1
     assert default_processes(LowLevelFlags(worlds=256, device="cuda")) == 1
     assert default_processes(LowLevelFlags(worlds=256, device="cuda:1", processes=2)) == 2

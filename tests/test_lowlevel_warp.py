@@ -4,6 +4,7 @@ import builtins
 import json
 import signal
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -247,6 +248,25 @@ def test_recipe_for_many_worlds_can_be_changed_by_name():
     assert (changed.ppo.worlds, changed.ppo.horizon, changed.ppo.entropy) == (64, 16, 0.01)
     assert changed.buffers.contacts == 40
     assert resolve_config(LowLevelFlags()).ppo == PPOConfig()
+    assert resolve_config(LowLevelFlags(backend="warp", set=("rate_bounds=0.0001,0.001",))).ppo.rate_bounds[0] == 1e-4
+    with pytest.raises(UserError, match=r"rsl_rl keeps the rate within 1e-05 and 0\.01"):
+        resolve_config(LowLevelFlags(backend="warp", set=("rate_bounds=0.000001,0.001",)))
+
+
+def test_what_reached_the_target_is_trained_no_further():
+    training = pytest.importorskip("motionlex.controllers.warp_training", reason=MISSING)
+    trainer = SimpleNamespace(device=torch.device("cpu"), steps=0, start_randomness=lambda: None)
+    callback = SimpleNamespace(stopped=False, _on_training_start=lambda: None, _on_training_end=lambda: None)
+
+    def improve(total):
+        trainer.steps += 10
+
+    def score():
+        callback.stopped = trainer.steps >= 30
+
+    trainer.improve, callback._on_rollout_start = improve, score
+    training.learn(trainer, callback, 100)
+    assert trainer.steps == 30
 
 
 def test_simulation_and_exploration_of_every_process_draw_their_own_numbers(small, tmp_path, monkeypatch):

@@ -50,6 +50,7 @@ def console(bundle, tiny_bundle, toy_encode):
         (":com 0.5 0 -0.2", Instruction(verb="com", numbers=(0.5, 0.0, -0.2))),
         (":com off", Instruction(verb="com")),
         (":speed 0", Instruction(verb="speed", numbers=(0.0,))),
+        (":speed 0.05", Instruction(verb="speed", numbers=(0.05,))),
         (":wait 2.5", Instruction(verb="wait", numbers=(2.5,), seconds=2.5)),
         (":seed 7", Instruction(verb="seed", numbers=(7.0,))),
         (":save a b.npz", Instruction(verb="save", text="a b.npz")),
@@ -77,6 +78,7 @@ def test_meanings(line, meaning):
         (":com 1 2", "wanted :com VX VY YAW_RATE"),
         (":speed -1", "X must be at least 0"),
         (":speed 1e9", "at most 100"),
+        (":speed 1e-300", "at least 0.05"),  # nobody would be heard within a control step of hours
         (":seed -1", "N must be at least 0"),
         (":seed 4294967296", "at most 4294967295"),
         (":seed 0.5", "whole number"),

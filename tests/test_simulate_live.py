@@ -303,6 +303,20 @@ def test_closing_the_window_ends_a_script(bundle, toy_encode):
     assert len(watcher.times) == 7 and watcher.closed
 
 
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_signal_ends_a_script_and_finishes_its_files(bundle, toy_encode, own_interrupts, name):
+    if not hasattr(signal, name):
+        pytest.skip(f"no {name} on this system")
+    told = []
+    watcher = Watcher(lambda self: told or told.append(os.kill(os.getpid(), getattr(signal, name))))
+    session = Session(Stack(bundle, encode=toy_encode), Outside(display=lambda stack: Display((), (watcher,))))
+    session.display.run_at(speed=0.0)
+    before = signal.getsignal(getattr(signal, name))
+    with pytest.raises(UserError, match="stopped by the user after 0"):
+        run_script(Console(session), read_instructions(["wave:600"], None))
+    assert watcher.closed and signal.getsignal(getattr(signal, name)) is before
+
+
 def test_ctrl_c_while_everything_is_loaded_ends_it(bundle, toy_encode, own_interrupts):
     watcher = Watcher()
 

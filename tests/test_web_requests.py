@@ -123,6 +123,8 @@ def test_of_sliders_only_the_last_value_waits():
     requests.speed(-3.0)
     requests.steer(None)
     assert requests.take() == [Speed(factor=0.0), Steer(velocity=None)]
+    requests.speed(1e-300)
+    assert requests.take() == [Speed(factor=0.05)]
 
 
 def test_bad_requests_leave_nothing_behind():

@@ -4,6 +4,7 @@ import http.client
 import logging
 import re
 import socket
+from types import SimpleNamespace
 
 import mujoco
 import numpy as np
@@ -237,6 +238,27 @@ def test_the_page_shows_robot_plan_and_paths():
         np.testing.assert_allclose(segments[:, 1, :2], line[1:])
         assert scene.planned._handle.visible and not scene.wanted._handle.visible
         assert viewer.panel._codes.content.count("<span") == 64
+    finally:
+        viewer.close()
+
+
+def test_a_sketch_without_everything_never_says_that_there_is_nothing(monkeypatch):
+    """It was made because nothing slow was due; that may have changed on the way to the page."""
+    _, viewer = page()
+    line, now = np.array([[0.0, 0.0], [1.0, 0.0]]), [100.0]
+    monkeypatch.setattr("motionlex.envs.web_viewer.time", SimpleNamespace(perf_counter=lambda: now[0]))
+    shown = []
+    monkeypatch.setattr(viewer, "show_wishes", lambda *wishes: shown.append(wishes))
+    try:
+        viewer.draw(Sketch(time=0.02, planned=line, velocity=(0.5, 0.0, 0.0)))
+        assert viewer._scene.planned._handle.visible and not viewer.due()
+        now[0] += 10.0
+        assert viewer.due()
+        viewer.draw(Sketch(time=0.04), whole=False)
+        assert viewer._scene.planned._handle.visible and shown == [((0.5, 0.0, 0.0), None)]
+        now[0] += 1.0
+        viewer.draw(Sketch(time=0.06))
+        assert not viewer._scene.planned._handle.visible and shown[1:] == [(None, None)]
     finally:
         viewer.close()
 
