@@ -29,8 +29,8 @@ from motionlex.motion_vae.precision import float32_arithmetic
 class BoundedPPO(PPO):
     """rsl_rl's PPO whose adaptive learning rate stays inside the bounds of our recipe.
 
-    rsl_rl itself keeps it within 1e-5 and 1e-2, in a cool-down too. One rate serves actor and critic, adapted after each
-    mini-batch; ``PPOConfig.critic_rate`` has no place here.
+    rsl_rl itself keeps it within 1e-5 and 1e-2, in a cool-down too. One rate serves actor and critic, adapted after
+    each mini-batch; ``PPOConfig.critic_rate`` has no place here.
     """
 
     rate_bounds: tuple[float, float] = (0.0, math.inf)

@@ -4,7 +4,6 @@ import builtins
 import json
 import signal
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -253,20 +252,12 @@ def test_recipe_for_many_worlds_can_be_changed_by_name():
         resolve_config(LowLevelFlags(backend="warp", set=("rate_bounds=0.000001,0.001",)))
 
 
-def test_what_reached_the_target_is_trained_no_further():
+def test_what_reached_the_target_is_trained_no_further(tmp_path, small, monkeypatch):
     training = pytest.importorskip("motionlex.controllers.warp_training", reason=MISSING)
-    trainer = SimpleNamespace(device=torch.device("cpu"), steps=0, start_randomness=lambda: None)
-    callback = SimpleNamespace(stopped=False, _on_training_start=lambda: None, _on_training_end=lambda: None)
-
-    def improve(total):
-        trainer.steps += 10
-
-    def score():
-        callback.stopped = trainer.steps >= 30
-
-    trainer.improve, callback._on_rollout_start = improve, score
-    training.learn(trainer, callback, 100)
-    assert trainer.steps == 30
+    monkeypatch.setattr(training, "Scorer", lambda *_: lambda _: {"success_rate": 1.0})
+    result = train_low_level(flags(tmp_path / "run", steps=48 * 6, evaluate_every=48, target_success=0.9))
+    scores = read_json(tmp_path / "run/meta.json")["scores"]
+    assert [score["steps"] for score in scores] == [48.0, 96.0, 144.0] and result["steps"] == 144
 
 
 def test_simulation_and_exploration_of_every_process_draw_their_own_numbers(small, tmp_path, monkeypatch):
