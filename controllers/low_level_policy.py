@@ -192,8 +192,8 @@ class LowLevelPolicy(nn.Module):
     def mean(self, observation: Float[Tensor, "batch feature"]) -> Float[Tensor, "batch action"]:
         """Return the mean action, not yet clipped, as float32.
 
-        PPO computes it without autocast: rounding the mean by d between acting and the update looks like a divergence
-        of d^2 / (2 std^2), in bf16 0.008 nat at a deviation of 0.12.
+        PPO computes it without autocast where there is little noise: rounding the mean by d between acting and the
+        update looks like a divergence of d^2 / (2 std^2), in bf16 0.0003 nat at a deviation of 0.35, 0.006 at 0.12.
         """
         codes, numbers = self._split(observation)
         seen = numbers[:, : self.shape.observation - self.shape.tokens]

@@ -6,6 +6,8 @@ failure rates of the start bins are averaged over ranks, so that all ranks hold 
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 import torch
 from gymnasium import spaces
@@ -21,6 +23,9 @@ from motionlex.controllers.policy_average import PolicyAverage
 from motionlex.controllers.ppo_config import PPOConfig, adapted_rate
 from motionlex.envs.batched import BatchedTracking
 from motionlex.motion_vae import distributed
+
+EXACT_BELOW = 0.25
+"""Standard deviation of the actions (harmonic mean of squares) below which the actor is float32 in the update."""
 
 
 class TrackingActorCritic(ActorCriticPolicy):
@@ -48,6 +53,8 @@ class TrackingActorCritic(ActorCriticPolicy):
         """
         self._parts = (network, generator)  # a tuple: modules cannot be assigned before the base class is set up
         super().__init__(observation_space, action_space, lr_schedule, net_arch=[], use_sde=use_sde)
+        self.exact = True
+        """Whether the actor's means are float32 under autocast too: those that drew the actions are."""
 
     def _build(self, lr_schedule: Schedule) -> None:
         self.network, self._generator = self._parts
@@ -73,8 +80,8 @@ class TrackingActorCritic(ActorCriticPolicy):
         return actions, self.network.value(obs)[:, None], distribution.log_prob(actions).sum(1)
 
     def evaluate_actions(self, obs: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return values (batch, 1), log probabilities and entropies of given actions, the actor's in float32 always."""
-        with torch.autocast(obs.device.type, enabled=False):
+        """Return values (batch, 1), log probabilities and entropies of given actions; see :attr:`exact`."""
+        with torch.autocast(obs.device.type, enabled=False) if self.exact else contextlib.nullcontext():
             distribution = self._normal(obs)
         return self.network.value(obs)[:, None], distribution.log_prob(actions).sum(1), distribution.entropy().sum(1)
 
@@ -149,6 +156,7 @@ class TrackingPPO(PPO):
         target_kl = recipe.kl_target(sampler.failing_share(self.env.task.config.episode_s), cooled)
         std_bounds = recipe.std_bounds(cooled)
         self.policy.set_training_mode(True)
+        self.policy.exact = float((-2.0 * self.policy.network.log_std.detach()).exp().mean()) > EXACT_BELOW**-2
         observations = self._flat(buffer.observations)
         columns = [self._flat(x) for x in (buffer.actions, buffer.log_probs, buffer.advantages, buffer.returns)]
         totals = np.zeros(4)

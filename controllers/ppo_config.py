@@ -63,9 +63,9 @@ class PPOConfig:
     cooldown_std: float = 0.05
     """Standard deviation of an action at the end of the cool-down: smallest and largest."""
     precision: Precision = "auto"
-    """Arithmetic of the critic's matrix products in the update (auto: bf16 where the processor multiplies it natively,
-    as found when a run is created; on MuJoCo Warp TF32 on a GPU, the actor's too); parameters, losses, acting and the
-    actor whose divergence is measured stay in float32."""
+    """Arithmetic of the networks' matrix products in the update (auto: bf16 where the processor multiplies it natively,
+    as found when a run is created; on MuJoCo Warp TF32 on a GPU); parameters, losses and acting stay in float32, and so
+    does an actor of little noise (on Warp any) instead of bf16: its divergence would be that of the rounding."""
 
     def __post_init__(self) -> None:
         for name in ("worlds", "horizon", "epochs", "minibatch", "max_gradient", "actor_rate", "critic_rate"):

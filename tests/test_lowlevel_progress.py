@@ -372,15 +372,15 @@ def test_presets_hold_the_numbers_that_are_written_down(tmp_path, preset, hz, co
     assert policy.shape.action_limit == limit  # a share of the motor's torque, or a number of residuals
 
 
-def updates(precision, **changes):
+def updates(precision, std=0.02, **changes):
     """One PPO update in one precision: the first gradients of actor and critic, and the statistics."""
     task = benchmark_task(50.0)
     env = BatchedTracking(task, worlds=16, threads=1, generator=np.random.default_rng(0))
     torch.manual_seed(0)
     shape = PolicyShape(observation=151, critic_observation=151, actions=19, action_limit=4.0, hidden=(64, 64))
     policy = LowLevelPolicy(shape, task.config)
-    config = PPOConfig(worlds=16, horizon=32, minibatch=512, epochs=1, initial_std=0.02, precision=precision)
-    policy.log_std.data.fill_(math.log(0.02))
+    config = PPOConfig(worlds=16, horizon=32, minibatch=512, epochs=1, precision=precision, minimum_std=0.01)
+    policy.log_std.data.fill_(math.log(std))
     model = TrackingPPO(env, policy, config, torch.Generator().manual_seed(0), "cpu", **changes)
     gradients = []
     step = model.policy.optimizer.step
@@ -397,6 +397,9 @@ def updates(precision, **changes):
 def test_bf16_products_give_the_gradient_of_float32_up_to_rounding():
     (actor, exact, told), (same_actor, rounded, told_too) = updates("float32"), updates("bf16")
     assert torch.equal(actor, same_actor) and actor.any()  # see the next test
+    rough, *_ = updates("bf16", std=0.4)
+    plain, *_ = updates("float32", std=0.4)
+    assert not torch.equal(rough, plain) and torch.nn.functional.cosine_similarity(rough, plain, dim=0) > 0.999
     assert rounded.dtype == torch.float32 and not torch.equal(exact, rounded)
     # bf16 keeps 8 bits: errors of 2^-9 per product, averaged over 512 samples and 64 inputs.
     assert torch.nn.functional.cosine_similarity(exact, rounded, dim=0) > 0.999
