@@ -128,7 +128,7 @@ def _read_verb(name: str, verb: Verb, rest: str) -> Instruction:
     if len(numbers) != len(verb.names) or len(words) != len(verb.names):
         raise UserError(f":{name}: {wanted}, got {shown(rest)}")
     for part, number in zip(verb.names, numbers, strict=True):
-        lowest = verb.least if number > 0.0 else max(verb.lowest, -verb.limit)
+        lowest = verb.least if verb.least and number > 0.0 else max(verb.lowest, -verb.limit)
         check_number(f":{name}: {part}", number, at_least=lowest, at_most=verb.limit)
     if name == "seed" and numbers[0] % 1:
         raise UserError(f":seed: wanted a whole number, got {words[0]}")
