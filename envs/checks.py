@@ -55,7 +55,8 @@ def check_frames(library: MotionLibrary, frames: Int[np.ndarray, " env"]) -> Non
     frames = np.asarray(frames)
     if bad := frames[(frames < 0) | (frames >= library.frames)].tolist():
         raise UserError(f"frame {bad[0]} is none of the motions', which have frames 0 to {library.frames - 1}")
-    if bad := frames[frames >= np.asarray(library.last_frame.tolist())[frames]].tolist():
+    last = np.asarray(library.run_last[library.run_of[frames]].tolist())
+    if bad := frames[frames >= last].tolist():
         raise UserError(f"frame {bad[0]} is the last of a motion: there is nothing to follow after it")
 
 

@@ -1,31 +1,28 @@
-"""How a low-level run is set up, scored and ended: settings by name, precision, an end at a target."""
+"""How a low-level run is set up, scored and ended: settings by name, an end at a target."""
 
 import itertools
 import json
 import math
 from dataclasses import fields, replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 from motionlex.controllers import low_level, low_level_scores, low_level_setup
-from motionlex.controllers.low_level import default_processes, train_low_level
+from motionlex.controllers.low_level import train_low_level
 from motionlex.controllers.low_level_config import LowLevelConfig, resolve_config
 from motionlex.controllers.low_level_flags import LowLevelFlags
 from motionlex.controllers.low_level_policy import LowLevelPolicy, PolicyShape
 from motionlex.controllers.low_level_resume import progress_plan
 from motionlex.controllers.low_level_seeds import seed_of, torch_seed_of
 from motionlex.controllers.ppo import TrackingActorCritic, TrackingPPO
-from motionlex.controllers.ppo_config import PPOConfig, native_precision
+from motionlex.controllers.ppo_config import PPOConfig
 from motionlex.data.errors import UserError
 from motionlex.envs.batched import BatchedTracking
 from motionlex.envs.benchmark import benchmark_task
 from motionlex.envs.task_config import TaskConfig
-from motionlex.scripts import train_lowlevel
 
 
 @pytest.fixture
@@ -119,44 +116,6 @@ def test_a_score_of_which_nothing_survived_is_saved(small, monkeypatch, tmp_path
     train_low_level(LowLevelFlags(out=folder, worlds=4, steps=96, set=SIZES, **more))
     assert json.loads((folder / "meta.json").read_text())["scores"][0]["evaluation/keypoint_error_local_mm"] is None
     assert train_low_level(LowLevelFlags(resume=folder, steps=160, **more))["steps"] == 160
-
-
-@pytest.mark.parametrize(("value", "threads"), [("2,1", 2), (" 3 ", 3), ("0", 0), ("many", 0), ("", 0)])
-def test_the_first_number_of_omp_num_threads_counts(monkeypatch, value, threads):
-    monkeypatch.setenv("OMP_NUM_THREADS", value)
-    monkeypatch.setattr(low_level, "available_cores", lambda: 4)
-    assert low_level._asked_threads() == threads
-    assert default_processes(LowLevelFlags(worlds=256)) == (1 if threads else 4)
-
-
-@pytest.mark.parametrize(("processes", "said"), [(0, "--processes"), (-1, "--processes"), (1000, "cannot be shared")])
-def test_processes_that_cannot_be_are_refused_before_any_is_started(monkeypatch, capsys, processes, said):
-    monkeypatch.setattr("torch.distributed.launcher.api.elastic_launch", lambda *_: pytest.fail("started"))
-    assert train_lowlevel.main(["--env", "h1", "--processes", str(processes)]) == 2
-    assert said in capsys.readouterr().err.splitlines()[-1]
-
-
-def test_a_process_that_crashed_is_quoted_in_its_own_words(monkeypatch, capsys, tmp_path):
-    told = {"message": "RuntimeError: no memory", "extraInfo": {"py_callstack": "Traceback (most recent call last)"}}
-    failure = SimpleNamespace(exitcode=1, message=told)
-
-    class Failed(ChildFailedError):
-        def __init__(self):
-            pass
-
-        def get_first_failure(self):
-            return 1, failure
-
-    def launch(*_):
-        def run(flags):
-            raise Failed
-
-        return run
-
-    monkeypatch.setattr("torch.distributed.launcher.api.elastic_launch", launch)
-    assert train_lowlevel.main(["--env", "h1", "--processes", "2", "--out", str(tmp_path / "run")]) == 2
-    said = capsys.readouterr().err.splitlines()[-1]
-    assert "exit code 1 (RuntimeError: no memory)" in said and "Traceback" not in said
 
 
 def test_scores_on_the_way_leave_the_training_as_it_is(small, monkeypatch, tmp_path):
@@ -370,100 +329,3 @@ def test_presets_hold_the_numbers_that_are_written_down(tmp_path, preset, hz, co
         assert len(others) == len(hidden) and all(type(layer) is torch.nn.ELU for layer in others)
         assert all(layer.alpha == 1.0 for layer in others)
     assert policy.shape.action_limit == limit  # a share of the motor's torque, or a number of residuals
-
-
-def updates(precision, std=0.02, **changes):
-    """One PPO update in one precision: the first gradients of actor and critic, and the statistics."""
-    task = benchmark_task(50.0)
-    env = BatchedTracking(task, worlds=16, threads=1, generator=np.random.default_rng(0))
-    torch.manual_seed(0)
-    shape = PolicyShape(observation=151, critic_observation=151, actions=19, action_limit=4.0, hidden=(64, 64))
-    policy = LowLevelPolicy(shape, task.config)
-    config = PPOConfig(worlds=16, horizon=32, minibatch=512, epochs=1, precision=precision, minimum_std=0.01)
-    policy.log_std.data.fill_(math.log(std))
-    model = TrackingPPO(env, policy, config, torch.Generator().manual_seed(0), "cpu", **changes)
-    gradients = []
-    step = model.policy.optimizer.step
-    model.policy.optimizer.step = lambda: (
-        gradients.extend(torch.cat([p.grad.flatten() for p in group]) for group in model.policy.groups),
-        step(),
-    )
-    model.learn(512, log_interval=1 << 30)
-    env.close()
-    assert all(parameter.dtype == torch.float32 for parameter in policy.parameters())
-    return *gradients, model.statistics
-
-
-def test_bf16_products_give_the_gradient_of_float32_up_to_rounding():
-    (actor, exact, told), (same_actor, rounded, told_too) = updates("float32"), updates("bf16")
-    assert torch.equal(actor, same_actor) and actor.any()  # see the next test
-    rough, *_ = updates("bf16", std=0.4)
-    plain, *_ = updates("float32", std=0.4)
-    assert not torch.equal(rough, plain) and torch.nn.functional.cosine_similarity(rough, plain, dim=0) > 0.999
-    assert rounded.dtype == torch.float32 and not torch.equal(exact, rounded)
-    # bf16 keeps 8 bits: errors of 2^-9 per product, averaged over 512 samples and 64 inputs.
-    assert torch.nn.functional.cosine_similarity(exact, rounded, dim=0) > 0.999
-    assert told_too["value_loss"] == pytest.approx(told["value_loss"], rel=0.02)
-
-
-def test_an_actor_that_rests_does_not_diverge_whatever_the_precision():
-    """Means in bf16 would differ from those that drew the actions: a divergence, and clipped steps, out of nothing."""
-    *_, told = updates("bf16", critic_first=1)
-    assert abs(told["kl_nats"]) < 1e-6 and told["clip_fraction"] == 0.0
-
-
-def test_precision_is_chosen_by_what_the_processor_multiplies(monkeypatch):
-    for capabilities, expected in (
-        ({"avx512_bf16": True}, "bf16"),
-        ({"amx_bf16": True, "avx512_bf16": False}, "bf16"),
-        ({"avx512_bf16": False}, "float32"),
-        ({}, "float32"),
-    ):
-        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda c=capabilities: c, raising=False)
-        assert native_precision("cpu") == expected
-
-
-def test_precision_is_fixed_when_a_run_is_created(small, tmp_path):
-    train_low_level(LowLevelFlags(out=tmp_path / "run", worlds=4, steps=32, set=SIZES, evaluate=False))
-    assert low_level_setup.load_low_level_config(tmp_path / "run").ppo.precision == native_precision("cpu")
-
-
-def test_a_plain_command_takes_a_process_per_core_while_each_has_robots_enough(monkeypatch):
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(low_level, "available_cores", lambda: 16)
-    assert default_processes(LowLevelFlags(worlds=256)) == 4
-    assert default_processes(LowLevelFlags(worlds=2048)) == 16
-    assert default_processes(LowLevelFlags(worlds=32)) == 1
-    assert default_processes(LowLevelFlags(processes=8)) == 8
-    assert default_processes(LowLevelFlags(threads=2)) == 1
-    assert default_processes(LowLevelFlags(worlds=256, device="cuda")) == 1
-    assert default_processes(LowLevelFlags(worlds=256, device="cuda:1", processes=2)) == 2
-    assert default_processes(LowLevelFlags(worlds=256, backend="warp")) == 1
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    assert default_processes(LowLevelFlags(worlds=256)) == 1
-
-
-@pytest.mark.parametrize("hz", [math.inf, math.nan, 0.0])
-def test_numbers_are_checked_before_processes_are_counted(monkeypatch, hz):
-    """With OMP_NUM_THREADS, which tests set, one process needs no counting."""
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    with pytest.raises(UserError, match="--hz must be positive"):
-        default_processes(LowLevelFlags(hz=hz))
-
-
-def test_a_training_says_what_keeps_it_to_one_process(small, tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(low_level, "available_cores", lambda: 16)
-    said = "one process, since OMP_NUM_THREADS is 1; --processes 2 takes all cores"
-
-    def train(name, **changes):
-        caplog.clear()
-        options = {"out": tmp_path / name, "worlds": 128, "steps": 128, "set": SIZES, "evaluate": False, **changes}
-        train_low_level(LowLevelFlags(**options))
-        return caplog.text
-
-    assert said in train("plain")
-    assert said not in train("chosen", processes=1)
-    assert said not in train("threads", threads=1)
-    assert said not in train("few", worlds=64)
-    monkeypatch.delenv("OMP_NUM_THREADS")
-    assert "one process" not in train("unset")

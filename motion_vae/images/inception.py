@@ -9,7 +9,6 @@ The weights are not shipped; without the file FID cannot be had.
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 
 import torch
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 
 from motionlex.data.errors import UserError
 from motionlex.data.storage import file_sha256
+from motionlex.motion_vae.checkpoint import read_tensors
 
 FILE = "pt_inception-2015-12-05-6726825d.pth"
 """Name of the weights; the last part is the beginning of the SHA-256 of the file."""
@@ -207,9 +207,9 @@ def load_inception(path: Path) -> Inception:
         raise UserError(f"FID needs the weights of Inception, and there is no file {path}. {DOWNLOAD}")
     _check_name(path)
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, OSError, EOFError, ValueError, pickle.UnpicklingError) as error:
-        raise UserError(f"{path} holds no weights that can be read: {error}. {DOWNLOAD}") from error
+        state = read_tensors(path)
+    except UserError as error:
+        raise UserError(f"{error}. {DOWNLOAD}") from error
     network = Inception()
     wanted = {name: value.shape for name, value in network.state_dict().items() if not _counter(name)}
     found = {name: value for name, value in dict(state).items() if not _counter(name) and isinstance(value, Tensor)}
