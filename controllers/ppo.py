@@ -7,6 +7,7 @@ failure rates of the start bins are averaged over ranks, so that all ranks hold 
 from __future__ import annotations
 
 import contextlib
+import math
 
 import numpy as np
 import torch
@@ -165,7 +166,7 @@ class TrackingPPO(PPO):
             rates = torch.zeros(4, dtype=torch.float64)
             parts = order.to(self.device).split(self.batch_size)
             for rows in parts:
-                rates += self._update(std_bounds[0], observations[rows], *(column[rows] for column in columns))
+                rates += self._update(observations[rows], *(column[rows] for column in columns))
             totals = (distributed.synchronised_sum(rates) / (self.ranks * len(parts))).numpy()
             if totals[0] > 4.0 * target_kl and epoch < recipe.epochs - 1:
                 break
@@ -173,7 +174,7 @@ class TrackingPPO(PPO):
         if self._n_updates > self.critic_first * recipe.epochs:
             self.actor_rate = adapted_rate(self.actor_rate, totals[0], target_kl, recipe.actor_rates(cooled))
         with torch.no_grad():  # after the KL was measured, which it is no part of
-            self.policy.network.log_std.clamp_(max=float(np.log(std_bounds[1])))
+            self.policy.network.log_std.clamp_(*map(math.log, std_bounds))
         self.policy.network.update_normaliser(observations)
         self.average.update()
         residual = buffer.returns - buffer.values
@@ -192,7 +193,6 @@ class TrackingPPO(PPO):
 
     def _update(
         self,
-        std_floor: float,
         observations: Tensor,
         actions: Tensor,
         old_log_prob: Tensor,
@@ -225,7 +225,6 @@ class TrackingPPO(PPO):
             torch.nn.utils.clip_grad_norm_(parameters, recipe.max_gradient)
         optimizer.step()
         with torch.no_grad():
-            self.policy.network.log_std.clamp_(min=float(np.log(std_floor)))
             kl = (ratio - 1.0 - log_ratio).mean()
             share = ((ratio - 1.0).abs() > recipe.clip).float().mean()
             return torch.stack((kl, policy_loss, value_loss, share)).cpu().double()

@@ -16,14 +16,14 @@ from motionlex.envs.batched import BatchedTracking
 from motionlex.envs.benchmark import benchmark_task
 
 
-def updates(precision, std=0.02, **changes):
+def updates(precision, std=0.02, floor=0.01, epochs=1, **changes):
     """One PPO update in one precision: the first gradients of actor and critic, and the statistics."""
     task = benchmark_task(50.0)
     env = BatchedTracking(task, worlds=16, threads=1, generator=np.random.default_rng(0))
     torch.manual_seed(0)
     shape = PolicyShape(observation=151, critic_observation=151, actions=19, action_limit=4.0, hidden=(64, 64))
     policy = LowLevelPolicy(shape, task.config)
-    config = PPOConfig(worlds=16, horizon=32, minibatch=512, epochs=1, precision=precision, minimum_std=0.01)
+    config = PPOConfig(worlds=16, horizon=32, minibatch=512, epochs=epochs, precision=precision, minimum_std=floor)
     policy.log_std.data.fill_(math.log(std))
     model = TrackingPPO(env, policy, config, torch.Generator().manual_seed(0), "cpu", **changes)
     gradients = []
@@ -54,6 +54,12 @@ def test_an_actor_that_rests_does_not_diverge_whatever_the_precision():
     """Means in bf16 would differ from those that drew the actions: a divergence, and clipped steps, out of nothing."""
     *_, told = updates("bf16", critic_first=1)
     assert abs(told["kl_nats"]) < 1e-6 and told["clip_fraction"] == 0.0
+
+
+def test_a_floor_above_the_noise_of_a_trained_policy_is_no_divergence():
+    """From 0.08 to a floor of 0.15 it would be 19 * (log(0.15 / 0.08) + 0.08^2 / (2 * 0.15^2) - 0.5) = 5 nat."""
+    *_, told = updates("float32", std=0.08, floor=0.15, epochs=2, critic_first=1)
+    assert abs(told["kl_nats"]) < 1e-6 and told["action_std"] == pytest.approx(0.15)
 
 
 def test_precision_is_chosen_by_what_the_processor_multiplies(monkeypatch):
