@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -160,33 +161,43 @@ class TrackingPPO(PPO):
         self.policy.exact = float((-2.0 * self.policy.network.log_std.detach()).exp().mean()) > EXACT_BELOW**-2
         observations = self._flat(buffer.observations)
         columns = [self._flat(x) for x in (buffer.actions, buffer.log_probs, buffer.advantages, buffer.returns)]
-        totals = np.zeros(4)
-        for epoch in range(recipe.epochs):
-            order = torch.randperm(len(observations), generator=self.generator, device=self.generator.device)
-            rates = torch.zeros(4, dtype=torch.float64)
-            parts = order.to(self.device).split(self.batch_size)
-            for rows in parts:
-                rates += self._update(observations[rows], *(column[rows] for column in columns))
-            totals = (distributed.synchronised_sum(rates) / (self.ranks * len(parts))).numpy()
-            if totals[0] > 4.0 * target_kl and epoch < recipe.epochs - 1:
+        told = np.zeros(4)
+        for _ in range(recipe.epochs):
+            told = self._one_pass(observations, columns, 4.0 * target_kl)
+            if told[0] > 4.0 * target_kl:
                 break
         self._n_updates += recipe.epochs
         if self._n_updates > self.critic_first * recipe.epochs:
-            self.actor_rate = adapted_rate(self.actor_rate, totals[0], target_kl, recipe.actor_rates(cooled))
+            self.actor_rate = adapted_rate(self.actor_rate, told[0], target_kl, recipe.actor_rates(cooled))
         with torch.no_grad():  # after the KL was measured, which it is no part of
             self.policy.network.log_std.clamp_(*map(math.log, std_bounds))
         self.policy.network.update_normaliser(observations)
         self.average.update()
         residual = buffer.returns - buffer.values
         self.statistics = {
-            "kl_nats": float(totals[0]),
-            "policy_loss": float(totals[1]),
-            "value_loss": float(totals[2]),
-            "clip_fraction": float(totals[3]),
+            "kl_nats": float(told[0]),
+            "policy_loss": float(told[1]),
+            "value_loss": float(told[2]),
+            "clip_fraction": float(told[3]),
             "explained_variance": float(1.0 - residual.var() / max(float(buffer.returns.var()), 1e-12)),
             "actor_rate": self.actor_rate,
             "action_std": float(self.policy.network.log_std.detach().exp().mean()),
         }
+
+    def _one_pass(self, observations: Tensor, columns: Sequence[Tensor], furthest: float) -> Float[np.ndarray, " 4"]:
+        """Go through the collected steps once, in a new order, or until the policy has left the one that took them.
+
+        Returns:
+            What :meth:`_update` tells, as a mean over mini-batches, or of the first one whose divergence exceeds
+            ``furthest`` [nat] and which therefore moves nothing.
+        """
+        order = torch.randperm(len(observations), generator=self.generator, device=self.generator.device)
+        told = []
+        for rows in order.to(self.device).split(self.batch_size):
+            told.append(self._update(observations[rows], *(column[rows] for column in columns), furthest=furthest))
+            if told[-1][0] > furthest:
+                return told[-1]
+        return np.mean(told, axis=0)
 
     def _flat(self, array: Float[np.ndarray, "step env *rest"]) -> Tensor:
         return torch.as_tensor(array.reshape(-1, *array.shape[2:]), dtype=torch.float32, device=self.device)
@@ -198,8 +209,14 @@ class TrackingPPO(PPO):
         old_log_prob: Tensor,
         advantages: Tensor,
         returns: Tensor,
-    ) -> Float[Tensor, " 4"]:
-        """Take one gradient step; return KL [nat], policy loss, value loss, share of clipped ratios."""
+        *,
+        furthest: float,
+    ) -> Float[np.ndarray, " 4"]:
+        """Take one gradient step, unless the divergence exceeds ``furthest`` [nat] already.
+
+        Returns:
+            Divergence (KL) [nat], policy loss, value loss, share of clipped ratios: before the step, means over ranks.
+        """
         recipe, optimizer = self.recipe, self.policy.optimizer
         resting = self._n_updates < self.critic_first * recipe.epochs
         with torch.autocast(self.device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
@@ -212,6 +229,13 @@ class TrackingPPO(PPO):
         clipped = ratio.clamp(1.0 - recipe.clip, 1.0 + recipe.clip)
         policy_loss = -torch.min(advantages * ratio, advantages * clipped).mean()
         value_loss = (returns - values[:, 0]).square().mean()
+        with torch.no_grad():
+            kl = (ratio - 1.0 - log_ratio).mean()
+            share = ((ratio - 1.0).abs() > recipe.clip).float().mean()
+            told = distributed.synchronised_sum(torch.stack((kl, policy_loss, value_loss, share)).cpu().double())
+        told = (told / self.ranks).numpy()
+        if told[0] > furthest:
+            return told
         optimizer.zero_grad(set_to_none=True)
         (policy_loss - recipe.entropy * entropy.mean() + value_loss).backward()
         distributed.average_gradients(parameter for group in self.policy.groups for parameter in group)
@@ -224,7 +248,4 @@ class TrackingPPO(PPO):
             group["lr"] = rate
             torch.nn.utils.clip_grad_norm_(parameters, recipe.max_gradient)
         optimizer.step()
-        with torch.no_grad():
-            kl = (ratio - 1.0 - log_ratio).mean()
-            share = ((ratio - 1.0).abs() > recipe.clip).float().mean()
-            return torch.stack((kl, policy_loss, value_loss, share)).cpu().double()
+        return told

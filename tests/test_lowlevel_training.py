@@ -85,6 +85,31 @@ def test_returns_bootstrap_on_truncation_and_not_on_termination():
     env.close()
 
 
+def test_an_update_ends_amid_a_pass_where_the_policy_has_gone_too_far():
+    """The divergence, from the means of the policies before and after, is within bounds before every step."""
+    task = benchmark_task(50.0)
+    env = BatchedTracking(task, worlds=16, threads=1, generator=np.random.default_rng(0))
+    config = PPOConfig(worlds=16, horizon=32, minibatch=64, actor_rate=2e-3, minimum_kl=0.06)  # 8 steps per pass
+    torch.manual_seed(0)
+    model = TrackingPPO(env, LowLevelPolicy(SHAPE, task.config), config, torch.Generator().manual_seed(0), "cpu")
+    network = model.policy.network
+    network.log_std.data.fill_(math.log(0.05))
+    means, step = [], model.policy.optimizer.step
+
+    def remember():
+        with torch.no_grad():
+            means.append(network.mean(torch.as_tensor(model.rollout_buffer.observations).flatten(0, 1)))
+
+    model.policy.optimizer.step = lambda: (remember(), step())
+    model.learn(16 * 32, log_interval=1 << 30)
+    remember()  # with another normaliser, which moves them a little
+    env.close()
+    apart = [float((mean - means[0]).square().sum(1).mean()) / (2 * 0.05**2) for mean in means]
+    assert (len(apart) - 1) % 8  # not at the end of a pass
+    assert max(apart[:-1]) < 1.3 * 4 * 0.06 and apart[-1] > 4 * 0.06 / 1.3  # the estimate is of 64 steps
+    assert model.statistics["kl_nats"] > 4 * 0.06 and model.actor_rate == pytest.approx(2e-3 / 1.2)
+
+
 def test_normaliser_equals_numpy_over_batches():
     draw = np.random.default_rng(0)
     parts = [draw.normal(3.0, 2.0, (n, 4)) for n in (7, 1, 50)]
