@@ -50,7 +50,7 @@ class PPOConfig:
     minimum_std: float = 0.05
     """Smallest standard deviation of an action."""
     initial_std: float = 0.5
-    """Standard deviation of the actions at the start."""
+    """Standard deviation of a new policy's actions; one of --init or of imitation brings its own."""
     average: float = 0.02
     """Share of the updates so far over which the weights that are scored, saved and evaluated are averaged
     (exponentially); 0 for those of the last update."""
