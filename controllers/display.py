@@ -26,8 +26,8 @@ class Screen(Protocol):
 class Viewer(Protocol):
     """Something that people watch, and through which they may ask for things."""
 
-    def draw(self, state: State) -> None:
-        """Show what a control step led to; returns at once."""
+    def draw(self, state: State | None) -> None:
+        """Show what a control step led to, or the robot where it was put (None); returns at once."""
 
     def tell(self, text: str) -> None:
         """Show words, where there is a place for them."""
@@ -84,6 +84,11 @@ class Display:
             film.show()
         for viewer in self.viewers:
             viewer.draw(state)
+
+    def show_place(self) -> None:
+        """Show those who watch where the robot was put, since that may be for long if time stands still."""
+        for viewer in self.viewers:
+            viewer.draw(None)
 
     def pace(self, period_s: float) -> None:
         """Wait until a control step is over for those who watch; time that was lost is not caught up with.

@@ -199,6 +199,7 @@ class Session:
         self._leave()
         self.stack.reset()
         self._enter()
+        self.display.show_place()
 
     def _leave(self) -> None:
         """Close the books of the present robot, before it begins anew."""

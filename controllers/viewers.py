@@ -42,8 +42,8 @@ class WebPage:
         self._waiting: deque[Request] = deque()
         self._limited = ""
 
-    def draw(self, state: State) -> None:
-        """Show what a control step led to."""
+    def draw(self, state: State | None) -> None:
+        """Show what a control step led to, or the robot where it was put (None)."""
         self._web.draw(state)
 
     def tell(self, text: str) -> None:
@@ -134,7 +134,7 @@ class Window:
         self._limited = ""
         self._window = NativeViewer(stack.tracker.simulator, self._keys.append)
 
-    def draw(self, state: State) -> None:
+    def draw(self, state: State | None) -> None:
         """Draw the present state."""
         self._window.show()
 

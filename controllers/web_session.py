@@ -56,7 +56,7 @@ class WebSession:
         """Send the robot and its plan, at most 30 times a second; returns at once.
 
         Args:
-            state: What the last control step led to; None before the first.
+            state: What the last control step led to; None before the first of a robot that was put somewhere.
         """
         stack = self._stack
         if not self.viewer.due():

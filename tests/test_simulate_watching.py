@@ -192,6 +192,20 @@ def test_a_script_waits_for_a_page_that_is_paused(page):
     assert not timer.is_alive() and session.time == pytest.approx(0.1)
 
 
+def test_a_reset_is_seen_while_time_stands_still(page):
+    session, *_ = page
+    robot = session.display.viewers[0]._web.viewer._scene.robot
+    start = session.stack.qpos
+    session.command("walk forward")
+    session.run(0.5)
+    posed = []
+    pose, robot.pose = robot.pose, posed.append
+    time.sleep(0.05)  # pictures are sent 30 times a second at most
+    session.reset()
+    robot.pose = pose
+    np.testing.assert_array_equal(posed, [start])
+
+
 def test_boxes_sliders_and_flag_say_what_is_followed_even_while_time_stands_still(page):
     session, requests, _ = page
     viewer = session.display.viewers[0]._web.viewer

@@ -13,6 +13,8 @@ class Watcher:
 
     def draw(self, state):
         self.threads.add(threading.current_thread().name)
+        if state is None:  # put somewhere
+            return
         self.times.append(state.time)
         self.on_draw(self)
 
