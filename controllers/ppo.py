@@ -156,6 +156,7 @@ class TrackingPPO(PPO):
         # Before anything is decided by it: ranks that decide differently hold different policies from then on.
         sampler.failure = distributed.synchronised_sum(torch.from_numpy(sampler.failure)).numpy() / self.ranks
         target_kl = recipe.kl_target(sampler.failing_share(self.env.task.config.episode_s), cooled)
+        furthest = 4.0 * target_kl
         std_bounds = recipe.std_bounds(cooled)
         self.policy.set_training_mode(True)
         self.policy.exact = float((-2.0 * self.policy.network.log_std.detach()).exp().mean()) > EXACT_BELOW**-2
@@ -163,8 +164,8 @@ class TrackingPPO(PPO):
         columns = [self._flat(x) for x in (buffer.actions, buffer.log_probs, buffer.advantages, buffer.returns)]
         told = np.zeros(4)
         for _ in range(recipe.epochs):
-            told = self._one_pass(observations, columns, 4.0 * target_kl)
-            if told[0] > 4.0 * target_kl:
+            told = self._one_pass(observations, columns, furthest)
+            if told[0] > furthest:
                 break
         self._n_updates += recipe.epochs
         if self._n_updates > self.critic_first * recipe.epochs:
